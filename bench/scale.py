@@ -1,0 +1,25 @@
+"""How much is measured: the full amounts, and those of a run with `--quick`, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Counts and times of one run. `seconds` is the length of one window of load."""
+
+    quick: bool
+    seconds: float
+    rounds: int
+    wakes: int
+    wakes_beside: int  # of the rows beside the main one: killed zygotes, first wakes, plain starts
+    cycles: int
+    starts: int
+    idle_s: float
+    endpoints: int
+    resident_s: float
+
+
+FULL = Scale(False, 4.0, 5, 1000, 30, 200, 5, 60.0, 100, 300.0)
+QUICK = Scale(True, 0.5, 2, 20, 3, 5, 2, 5.0, 5, 10.0)

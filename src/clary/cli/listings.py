@@ -1,0 +1,112 @@
+"""`clary status` and `clary ps`: what runs here."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from clary.cli.local import Local
+from clary.cli.output import DataOption, JsonOption, console, data_dir, print_json, print_table
+
+
+def _age(started_ns: int) -> str:
+    seconds = max(0, int(time.time() - started_ns / 1e9))
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
+
+
+def _pss_mib(pid: int) -> float:
+    """Proportional set size of a process, MiB; 0.0 when it is gone or not ours to look into."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    except OSError:
+        return 0.0
+    return 0.0
+
+
+def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
+    """List workers, zygotes and clary's own processes, with their memory."""
+    local = Local(data_dir(data))
+    local.settings()
+    facts = local.supervisor("list")
+    rows: list[dict[str, Any]] = []
+    for worker in facts["workers"]:
+        region, endpoint, variant, generation = worker["fleet"].split("/")
+        rows.append(
+            {
+                "kind": "worker",
+                "endpoint": endpoint,
+                "variant": variant,
+                "region": region,
+                "generation": int(generation),
+                "instance": worker["instance"],
+                "pid": worker["pid"],
+                "state": worker["state"],
+                "started_ns": worker["started_ns"],
+                "memory_mib": _pss_mib(worker["pid"]),
+                "start": "plain" if worker["plain"] else "fork",
+            }
+        )
+    for zygote in facts["zygotes"]:
+        rows.append({"kind": "zygote", "endpoint": zygote["framework"], "pid": zygote["pid"], "state": zygote["state"]})
+    for service in facts["services"]:
+        state = "ready" if service["pid"] else "restarting"
+        rows.append({"kind": service["name"], "pid": service["pid"], "state": state, "restarts": service["restarts"]})
+    rows.append({"kind": "supervisor", "pid": facts["pid"], "state": "ready"})
+    for row in rows:
+        row.setdefault("memory_mib", _pss_mib(row["pid"]))
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        "",
+        ("KIND", "ENDPOINT", "VARIANT", "PID", "STATE", "AGE", "MEMORY"),
+        [
+            (
+                row["kind"],
+                row.get("endpoint", ""),
+                row.get("variant", ""),
+                row["pid"],
+                row["state"],
+                _age(row["started_ns"]) if "started_ns" in row else "",
+                f"{row['memory_mib']:.1f} MiB",
+            )
+            for row in rows
+        ],
+    )
+
+
+def status(data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Tell what runs: address, isolation, and every endpoint's workers and requests."""
+    local = Local(data_dir(data))
+    settings = local.settings()
+    facts, traffic = local.supervisor("list"), local.proxy("facts")
+    told = {
+        "url": local.url(),
+        "data": str(local.layout.data),
+        "pid": facts["pid"],
+        "auth": settings.auth,
+        "isolation": facts["isolation"],
+        "fleets": traffic["fleets"],
+    }
+    if as_json:
+        print_json(told)
+        return
+    isolation = facts["isolation"]
+    console.print(f"clary at [bold]{told['url']}[/bold], data {told['data']}, pid {told['pid']}")
+    loud = "[red]" if isolation["level"] == "none" else ""
+    console.print(f"{loud}isolation: {isolation['level']} {isolation['reason']}", highlight=False)
+    if not settings.auth:
+        console.print("[yellow]signatures are not verified (--no-auth)")
+    rows = []
+    for fleet, one in sorted(traffic["fleets"].items()):
+        region, endpoint, variant, _ = fleet.split("/")
+        rows.append((endpoint, variant, region, one["ready"], one["starting"], one["inside"], one["waiting"]))
+    if rows:
+        print_table("", ("ENDPOINT", "VARIANT", "REGION", "READY", "STARTING", "INSIDE", "WAITING"), rows)
+    else:
+        console.print("no endpoint is routed to")

@@ -1,0 +1,88 @@
+"""Control's own unix socket, for the command line: what the public API has no words for.
+
+{"op": "costs", "by": "endpoint" | "variant" | "day", "since_ns": n | null} -> {"sums": [...], "prices": source}
+{"op": "verify"} -> the ledger against the raw usage        {"op": "notes"} -> per endpoint: notes, progress, reason
+{"op": "explain", "image": i} -> {"lines": [...]}            {"op": "pull", "image": i} -> builds its environment
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from clary.controllers.environments import RecipeEnvironments
+from clary.controllers.metering import Metering
+from clary.controllers.reconciliation import reconcile
+from clary.domain.endpoint import Desired, Observed, failure_reason, status
+from clary.domain.errors import ClaryError
+from clary.domain.prices import PriceBook
+from clary.paths import Layout
+from clary.store.codec import decode
+from clary.store.database import Database
+from clary.store.ledger import Ledger
+from clary.store.resources import Resources
+
+
+class Administration:
+    """What may be asked of control."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        database: Database,
+        resources: Resources,
+        prices: PriceBook,
+        metering: Metering,
+        images: RecipeEnvironments,
+    ) -> None:
+        self._layout = layout
+        self._database = database
+        self._resources = resources
+        self._prices = prices
+        self._metering = metering
+        self._images = images
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Raises: ValueError for an unknown op, or for what the request's own error is."""
+        try:
+            match request["op"]:
+                case "costs":
+                    return await self._costs(request)
+                case "verify":
+                    await self._metering.look()
+                    found = await asyncio.to_thread(reconcile, self._layout, self._database)
+                    return {"exact": found.exact, **asdict(found)}
+                case "notes":
+                    return await self._notes()
+                case "explain":
+                    return {"lines": await asyncio.to_thread(self._images.explain, str(request["image"]))}
+                case "pull":
+                    made = await self._images.provide(str(request["image"]), None, lambda _text: None)
+                    return asdict(made)
+                case other:
+                    raise ValueError(f"unknown op {other!r}")
+        except ClaryError as error:
+            raise ValueError(str(error)) from error
+
+    async def _costs(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self._metering.look()
+        ledger = Ledger(self._database)
+        sums = await ledger.sums(request.get("by", "endpoint"), request.get("region"), request.get("since_ns"))
+        return {"sums": [asdict(one) for one in sums], "prices": self._prices.source}
+
+    async def _notes(self) -> dict[str, Any]:
+        told = []
+        for record in await self._resources.all("endpoint"):
+            desired, observed = decode(Desired, record.desired), decode(Observed, record.observed)
+            told.append(
+                {
+                    "endpoint": record.name,
+                    "region": record.place.region,
+                    "status": status(desired, observed).value,
+                    "notes": list(observed.notes),
+                    "progress": observed.progress,
+                    "failure_reason": failure_reason(desired, observed),
+                }
+            )
+        return {"endpoints": told}

@@ -1,0 +1,162 @@
+"""Control's parts, put together. What is chosen is chosen here; everything else gets what it needs handed in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import uv
+
+from clary.control.administration import Administration
+from clary.controllers.artifacts import Artifacts
+from clary.controllers.endpoints import EndpointController
+from clary.controllers.environments import RecipeEnvironments
+from clary.controllers.gc import GarbageCollector
+from clary.controllers.log_tail import LogTail
+from clary.controllers.metering import Metering
+from clary.controllers.preparation import Preparation
+from clary.controllers.publication import Publisher, measure_host
+from clary.domain import prices
+from clary.domain.errors import NotFound
+from clary.gateway.app import Gateway
+from clary.gateway.authentication import Authentication
+from clary.gateway.hold import EndpointHold
+from clary.images.recipes import ImagesMode
+from clary.paths import Layout
+from clary.runtimes.process import ProcessRuntime
+from clary.services.base import Service
+from clary.services.cloudwatch import CloudWatch
+from clary.services.identity.iam import Iam
+from clary.services.identity.sts import Sts
+from clary.services.logs import Logs
+from clary.services.s3.service import S3
+from clary.services.sagemaker.endpoint_configs import EndpointConfigs
+from clary.services.sagemaker.endpoints import Endpoints
+from clary.services.sagemaker.models import Models
+from clary.services.sagemaker.service import SageMaker
+from clary.services.sagemaker.tags import Tags
+from clary.settings import Settings, inherited
+from clary.store import schema
+from clary.store.database import Database
+from clary.store.identities import Identities
+from clary.store.logs import LogStore
+from clary.store.migrate import ensure_schema
+from clary.store.objects import ObjectStore
+from clary.store.resources import Resources
+
+
+class Control:
+    """Every part of the control plane."""
+
+    def __init__(self, layout: Layout, settings: Settings, now: Callable[[], datetime]) -> None:
+        self.settings = settings
+        self.prices = prices.parse(json.loads(files("clary.data").joinpath("prices.json").read_text()))
+        self.database = Database(f"sqlite:///{layout.database}")
+        ensure_schema(self.database.engine, "control", needed=schema.SCHEMA, file=layout.database, now=now())
+        self.resources = Resources(self.database, now)
+        self.objects = ObjectStore(layout.objects, now=now)
+        self.runtime = ProcessRuntime(layout.supervisor_socket, self._fleet_changed)
+        artifacts = Artifacts(layout.models, self.objects, self.runtime, settings.uid_last + 1)
+        self.publisher = Publisher(
+            layout, self.resources, self.runtime, self.prices, measure_host, {"worker_network": settings.worker_network}
+        )
+        images = RecipeEnvironments(
+            Path(settings.environments_dir) if settings.environments_dir else layout.data,
+            self.runtime,
+            Path(uv.find_uv_bin()),
+            ImagesMode(settings.images),
+            inherited(),
+        )
+        self.preparation = Preparation(
+            images,
+            artifacts,
+            self.resources,
+            measure_host,
+            now,
+            (settings.uid_first, settings.uid_last),
+            layout.snapshots,
+        )
+        self.endpoints = EndpointController(layout, self.resources, self.runtime, self.preparation, self.publisher)
+        self.garbage = GarbageCollector(layout, self.resources)
+        self.metering = Metering(layout, self.database, self.prices, settings.account, self._workers)
+        log_store = LogStore(layout.logs / "groups")
+        self.log_tail = LogTail(layout.worker_logs, log_store, settings.account, self._workers)
+        sagemaker = SageMaker(
+            Models(self.resources, ObjectPresence(self.objects)),
+            EndpointConfigs(self.resources, self.prices),
+            Endpoints(self.resources, now),
+            Tags(self.resources),
+        )
+        self.identities = Identities(layout.identities, layout.identity_snapshot, settings.account, now)
+        self.s3 = S3(self.objects, settings.account, now)
+        rooms: list[Service] = [
+            sagemaker,
+            Sts(self.identities, settings.account),
+            Iam(self.identities, settings.account, now),
+            self.s3,
+            CloudWatch(self.database, now),
+            Logs(log_store, lambda: round(now().timestamp() * 1000)),
+        ]
+        services = {room.name: room for room in rooms}
+        authentication = Authentication(self.identities, settings.auth, settings.account, now)
+        self.administration = Administration(layout, self.database, self.resources, self.prices, self.metering, images)
+        self.gateway = Gateway(
+            services, authentication, settings.account, EndpointHold(self.resources, settings.hold_s)
+        )
+
+    def _fleet_changed(self, fleet: str) -> None:
+        self.endpoints.fleet_changed(fleet)
+        self.metering.poke()
+        self.log_tail.poke()
+
+    def _workers(self) -> Iterable[Mapping[str, Any]]:
+        return list(self.runtime.workers.values())
+
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the gateway until it is cancelled."""
+        return [self.runtime.follow(), self._reconcile()]
+
+    async def _reconcile(self) -> None:
+        await self.runtime.connected()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.endpoints.loop.run())
+            tasks.create_task(self.endpoints.watch())
+            tasks.create_task(self.garbage.run())
+            tasks.create_task(self.metering.run())
+            tasks.create_task(self.log_tail.run())
+
+    async def ready(self) -> None:
+        """Returns when the supervisor's view is there and the tables say what the database says."""
+        async with asyncio.timeout(10.0):
+            await self.runtime.connected()
+
+    def close(self) -> None:
+        self.s3.close()
+        self.objects.close()
+        self.database.close()
+
+
+class ObjectPresence:
+    """Whether model data is there, asked of the object store."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    async def exists(self, bucket: str, key: str) -> bool:
+        return await asyncio.to_thread(self._exists, bucket, key)
+
+    def _exists(self, bucket: str, key: str) -> bool:
+        try:
+            self._objects.head(bucket, key)
+        except NotFound:
+            return False
+        return True
+
+    async def any_under(self, bucket: str, prefix: str) -> bool:
+        page = await asyncio.to_thread(self._objects.list_objects, bucket, prefix=prefix, max_keys=1)
+        return bool(page.objects)

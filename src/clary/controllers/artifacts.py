@@ -1,0 +1,207 @@
+"""A deployment's files: fetched from the object store as they are now, unpacked behind walls, kept by content.
+
+A folder under `models/` is named by what it was made from (URI, ETag, how it was packed), made under another name and
+renamed when it is whole, owned by us and read-only to every worker. So the same archive is unpacked once however
+many endpoints serve it, a wake never touches the object store, and a crash leaves nothing half-done in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from clary.domain.endpoint import DataSource
+from clary.domain.errors import Invalid, NotFound
+from clary.domain.names import parse_s3_uri
+from clary.runtimes.process import ProcessRuntime
+from clary.store.objects import ObjectStore
+
+EXTRACT_LIMIT_S = 3600.0
+GIB = 1024**3
+WORKER_PACKAGE = Path(__file__).parents[2] / "clary_worker"
+
+
+class Artifacts:
+    """Fetches and unpacks; remembers nothing but what lies on the disk."""
+
+    def __init__(self, folder: Path, objects: ObjectStore, runtime: ProcessRuntime, extractor_uid: int) -> None:
+        self._folder = folder
+        self._objects = objects
+        self._runtime = runtime
+        self._uid = extractor_uid
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="artifacts")
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def fetch(self, source: DataSource, volume_gib: int) -> tuple[Path, str]:
+        """The folder that holds the source's files, and the ETag they had.
+
+        Raises: Invalid with the reason when the object is gone or the archive is refused.
+        """
+        place = parse_s3_uri(source.uri)
+        if place is None:
+            raise Invalid("ModelDataUrl", f"{source.uri} is not an s3:// URI")
+        if source.prefix:
+            return await self._fetch_prefix(source, place.bucket, place.key)
+        try:
+            info = await self._on_thread(self._objects.head, place.bucket, place.key)
+        except NotFound as error:
+            raise Invalid("ModelDataUrl", f"Could not find model data at {source.uri}.") from error
+        name = _digest(source.uri, info.etag, info.content_id, "tar" if source.compressed else place.key)
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            folder = self._folder / name
+            if not folder.is_dir():
+                if source.compressed:
+                    await self._extract(place.bucket, place.key, folder, volume_gib * GIB, source.uri)
+                else:
+                    await self._on_thread(self._copy, place.bucket, {place.key: place.key.rpartition("/")[2]}, folder)
+        return folder, info.etag
+
+    async def _fetch_prefix(self, source: DataSource, bucket: str, prefix: str) -> tuple[Path, str]:
+        listed = await self._on_thread(self._list, bucket, prefix)
+        if not listed:
+            raise Invalid("ModelDataSource", f"Could not find model data at {source.uri}.")
+        etag = hashlib.md5("".join(sorted(f"{k}:{e}" for k, e in listed.items())).encode()).hexdigest()
+        name = _digest(source.uri, etag, "prefix", "")
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            folder = self._folder / name
+            if not folder.is_dir():
+                files = {key: key[len(prefix) :] for key in listed if not key.endswith("/")}
+                await self._on_thread(self._copy, bucket, files, folder)
+        return folder, etag
+
+    def _list(self, bucket: str, prefix: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        after: str | None = ""
+        while after is not None:
+            page = self._objects.list_objects(bucket, prefix=prefix, start_after=after, max_keys=1000)
+            found |= {item.key: item.etag for item in page.objects}
+            after = page.next
+        return found
+
+    async def _on_thread(self, work: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    def _fresh(self, folder: Path) -> Path:
+        temporary = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.tmp")
+        temporary.mkdir(mode=0o755)
+        temporary.chmod(0o755)
+        return temporary
+
+    def _copy(self, bucket: str, files: dict[str, str], folder: Path) -> None:
+        temporary = self._fresh(folder)
+        try:
+            for key, relative in files.items():
+                parts = [part for part in relative.split("/") if part not in ("", ".")]
+                if not parts or ".." in parts or "\0" in relative:
+                    raise Invalid("ModelDataSource", f"the key {key!r} is no file name inside the model folder")
+                target = temporary.joinpath(*parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with self._objects.open(bucket, key) as reader, target.open("xb") as out:
+                    for chunk in reader.chunks():
+                        out.write(chunk)
+            os.rename(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    async def _extract(self, bucket: str, key: str, folder: Path, max_bytes: int, uri: str) -> None:
+        temporary = await self._on_thread(self._fresh, folder)
+        reader = await self._on_thread(self._objects.open, bucket, key)
+        try:
+            archive, extra = await self._on_thread(self._one_file, reader, temporary)
+            private = bool(self._runtime.isolation.get("private_root"))
+            if self._runtime.isolation.get("own_uid"):
+                os.chown(temporary, self._uid, self._uid)
+            program = "/clary_worker/archive.py" if private else str(WORKER_PACKAGE / "archive.py")
+            result = await self._runtime.request(
+                "task",
+                limit_s=EXTRACT_LIMIT_S + 10,
+                argv=[
+                    os.path.realpath(sys.executable),
+                    "-I",
+                    "-S",
+                    program,
+                    "{fd0}",
+                    "/out" if private else str(temporary),
+                    str(max_bytes),
+                ],
+                files=[str(archive)],
+                environ={"LANG": "C.UTF-8"},
+                timeout_s=EXTRACT_LIMIT_S,
+                jail=self._jail(temporary, max_bytes),
+            )
+            if extra is not None:
+                extra.unlink()
+            self._judge(result, uri)
+            await self._on_thread(self._seal, temporary, folder)
+        except BaseException:
+            await self._on_thread(shutil.rmtree, temporary, True)
+            raise
+        finally:
+            reader.close()
+
+    def _one_file(self, reader: Any, temporary: Path) -> tuple[Path, Path | None]:
+        """The archive as one file: in place when it was put in one piece, else joined beside the target."""
+        if len(reader.stretches) == 1 and reader.stretches[0].offset_bytes == 0:
+            return reader.stretches[0].path, None
+        joined = temporary.with_suffix(".archive")
+        with joined.open("xb") as out:
+            for chunk in reader.chunks():
+                out.write(chunk)
+        return joined, joined
+
+    def _jail(self, temporary: Path, max_bytes: int) -> dict[str, Any]:
+        return {
+            "endpoint": "",
+            "variant": "",
+            "min": 0,
+            "max": 0,
+            "processes_per_instance": 1,
+            "zygote": "",
+            "python": sys.executable,
+            "prefixes": [sys.base_prefix],
+            "worker": {},
+            "environ": {},
+            "binds": [[str(temporary), "/out", "rw"], [str(WORKER_PACKAGE), "/clary_worker", "ro"]],
+            "memory_bytes": 2 * GIB,
+            "cpus": 1.0,
+            "uid": self._uid,
+            "network": False,
+            "start_timeout_s": EXTRACT_LIMIT_S,
+        }
+
+    def _judge(self, result: dict[str, Any], uri: str) -> None:
+        lines = result["output"].strip().splitlines()
+        try:
+            told = json.loads(lines[-1]) if lines else {}
+        except ValueError:
+            told = {}
+        if result["code"] == 0 and "files" in told:
+            return
+        why = told.get("error") or result["output"].strip()[-500:] or f"the extractor ended with {result['facts']}"
+        raise Invalid("ModelDataUrl", f"Could not unpack model data at {uri}: {why}")
+
+    def _seal(self, temporary: Path, folder: Path) -> None:
+        """Ours, and nobody's to write; then in place under its name."""
+        if os.geteuid() == 0:
+            for place, folders, files in os.walk(temporary):
+                for name in [*folders, *files]:
+                    os.lchown(os.path.join(place, name), 0, 0)
+            os.chown(temporary, 0, 0)
+        os.rename(temporary, folder)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of all files below `folder`."""
+    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, files in os.walk(folder) for name in files)

@@ -1,0 +1,72 @@
+"""What nobody wants any more: unpacked models and snapshots of deployments that are gone.
+
+A folder goes when no endpoint's prepared deployments name it and it is old enough that no preparation can be about
+to: a deployment's files exist for a while before the endpoint's record names them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+from clary.domain.endpoint import Observed
+from clary.paths import Layout
+from clary.store.codec import decode
+from clary.store.resources import Resources
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 60.0
+GRACE_S = 3600.0  # longer than the longest unpacking may take
+
+
+class GarbageCollector:
+    """Looks once a minute while things change, and once after."""
+
+    def __init__(self, layout: Layout, resources: Resources, grace_s: float = GRACE_S) -> None:
+        self._layout = layout
+        self._resources = resources
+        self._grace_s = grace_s
+
+    async def run(self) -> None:
+        """For ever; cancel to stop."""
+        version = -1
+        while True:
+            await self._resources.changed_since(version, timeout_s=3600.0)
+            await asyncio.sleep(EVERY_S)
+            version = self._resources.version
+            gone = await self.collect()
+            if gone:
+                log.info("event=collected folders=%d", gone)
+
+    async def collect(self) -> int:
+        """One look; how many folders went."""
+        wanted: set[str] = set()
+        for record in await self._resources.all("endpoint"):
+            for prepared in decode(Observed, record.observed).prepared.values():
+                wanted |= {prepared.model_dir, prepared.code_dir, prepared.cache_dir}
+                wanted |= set(prepared.additional_dirs.values())
+        return await asyncio.to_thread(self._remove_all_but, wanted)
+
+    def _remove_all_but(self, wanted: set[str]) -> int:
+        before_s = time.time() - self._grace_s
+        gone = 0
+        for parent in (self._layout.models, self._layout.snapshots):
+            for folder in parent.iterdir():
+                if str(folder) in wanted or folder.stat().st_ctime > before_s:
+                    continue
+                _remove(folder)
+                gone += 1
+        return gone
+
+
+def _remove(folder: Path) -> None:
+    """Out of its name at once, so that nobody takes a half-emptied folder for a whole one."""
+    doomed = folder.with_name(f".{folder.name.lstrip('.')}.gone")
+    if doomed != folder:
+        os.rename(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

@@ -1,0 +1,46 @@
+"""Holds the answer of CreateEndpoint and UpdateEndpoint a moment, so that the first Describe can say InService.
+
+SDKs describe at once and then every 30 s; most endpoints are ready within a second, and gone as fast, which is why
+DeleteEndpoint is held until there is nothing to describe. The service has recorded and
+returned by then: holding changes what is so in no way, only when the client hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from clary.domain.endpoint import Desired, EndpointStatus, Observed, status
+from clary.services.base import Context, Members
+from clary.store.codec import decode
+from clary.store.resources import Resources
+from clary.wire.catalog import Call
+
+HOLD_S = 2.0
+DELETE = "DeleteEndpoint"
+HELD = frozenset(("CreateEndpoint", "UpdateEndpoint", "UpdateEndpointWeightsAndCapacities", DELETE))
+BUSY = (EndpointStatus.CREATING, EndpointStatus.UPDATING)
+
+
+class EndpointHold:
+    """Waits for an endpoint to leave Creating, Updating or, once it is deleted, the store; two seconds at most."""
+
+    def __init__(self, resources: Resources, hold_s: float = HOLD_S) -> None:
+        self._resources = resources
+        self._hold_s = hold_s
+
+    async def __call__(self, call: Call, context: Context, params: Members) -> None:
+        if call.service != "sagemaker" or call.operation.name not in HELD or not self._hold_s:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._hold_s
+        while True:
+            version = self._resources.version
+            record = await self._resources.find("endpoint", context.place, params["EndpointName"])
+            if record is None:
+                return
+            state = status(decode(Desired, record.desired), decode(Observed, record.observed))
+            if state not in BUSY and call.operation.name != DELETE:
+                return
+            left_s = deadline - loop.time()
+            if left_s <= 0 or not await self._resources.changed_since(version, left_s):
+                return

@@ -1,0 +1,15 @@
+"""Ends this process when the supervisor's end of a pipe closes. Standard library only."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+
+
+def hold(descriptor: int) -> None:
+    """From now on the kernel raises SIGIO, whose default ends us, when the other end of pipe `descriptor` closes."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)

@@ -1,0 +1,289 @@
+"""One request to one worker and back: connection, deadline, retry where it is safe, and the mapping of a model's error.
+
+An `Exchange` is a request that has been admitted. It waits, is written to an `Upstream` (a kept-alive connection to a
+worker), and ends in exactly one of: answered, refused, client gone. Small answers leave in one write; large ones
+stream with the client's pace. Nothing here is a task: every step is a callback of the event loop.
+
+Retry (once, on another worker when there is one): only if the connection could not be made, or the worker closed it
+with the request still unread, which a unix socket tells from one that was read (reliability rule R5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+import httptools
+
+from clary.proxy import answers
+from clary.proxy.admission import Pool, Worker
+from clary.proxy.answers import REASONS, Refusal
+
+if TYPE_CHECKING:
+    from clary.proxy.dispatch import Dispatcher
+    from clary.proxy.server import FrontConnection
+
+STREAM_OVER_BYTES = 256 * 1024
+ERROR_TEXT_BYTES = 4096
+MAX_HEAD_BYTES = 64 * 1024
+
+
+class Exchange:
+    """One admitted request; see the module for its life."""
+
+    __slots__ = (
+        "arrived_ns",
+        "body_bytes",
+        "client",
+        "deadline_s",
+        "done",
+        "head_sent",
+        "pool",
+        "queued_until_s",
+        "request",
+        "retried",
+        "sent_ns",
+        "upstream",
+        "waited",
+        "worker",
+    )
+
+    def __init__(self, client: FrontConnection, pool: Pool, request: bytes, body_bytes: int, arrived_ns: int) -> None:
+        self.client = client
+        self.pool = pool
+        self.request = request
+        self.body_bytes = body_bytes
+        self.arrived_ns = arrived_ns
+        self.sent_ns = 0
+        self.deadline_s = 0.0
+        self.queued_until_s = 0.0
+        self.worker: Worker | None = None
+        self.upstream: Upstream | None = None
+        self.retried = False
+        self.head_sent = False
+        self.waited = False
+        self.done = False
+
+
+class Upstream(asyncio.Protocol):
+    """A connection to one worker; carries one exchange at a time."""
+
+    def __init__(self, dispatcher: Dispatcher, worker: Worker) -> None:
+        self._dispatcher = dispatcher
+        self._worker = worker
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._descriptor = -1
+        self._parser = httptools.HttpResponseParser(self)
+        self._bytes_in = 0
+        self._head_bytes = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._complete = self._reusable = False
+        self._streaming = False
+        self._out: list[bytes] = []
+
+    # -- asyncio ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._descriptor = transport.get_extra_info("socket").fileno()
+        if self._exchange is not None:
+            self._write()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self in self._worker.idle:
+            self._worker.idle.remove(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and not exchange.done:
+            # A unix socket that was closed with some of our bytes unread says so by a reset, one that had read them
+            # all by an end of file: only after a reset has the worker certainly not acted on the request.
+            unread = isinstance(exc, (ConnectionResetError, BrokenPipeError))
+            self._dispatcher.upstream_lost(exchange, untouched=unread and self._bytes_in == 0)
+
+    def pause_writing(self) -> None:
+        pass  # the request is one bounded buffer: there is nothing to hold back
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            self.close()  # a worker that speaks unasked is not to be trusted with the next request
+            return
+        self._bytes_in += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # what one of our callbacks raised, wrapped by the parser
+            self._exchange = None
+            self.close()
+            self._dispatcher.malformed(exchange, str(cause if isinstance(cause, _Overflow) else error))
+            return
+        if self._complete:
+            self._finish(exchange)
+        elif self._streaming and self._out:
+            client = exchange.client
+            client.write(b"".join(self._out))
+            self._out.clear()
+            if client.congested and self._transport is not None:
+                self._transport.pause_reading()
+
+    # -- httptools -------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise _Overflow("the worker sent a second answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _Overflow("the worker's headers exceed 64 KiB")
+        self._headers.append((name.lower(), value))
+
+    def on_body(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self._body_bytes += len(data)
+        if self._body_bytes > exchange.pool.route.max_response_bytes:
+            raise _Overflow(f"the answer exceeds {exchange.pool.route.max_response_bytes} bytes")
+        if self._streaming:
+            self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+            return
+        self._body.append(data)
+        if self._body_bytes > STREAM_OVER_BYTES and self._parser.get_status_code() < 300:
+            self._begin_streaming(exchange)
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+        self._reusable = self._parser.should_keep_alive()  # known in this callback only
+
+    # -- one exchange ----------------------------------------------------------------------------
+
+    def send(self, exchange: Exchange) -> None:
+        """Takes the exchange; writes at once when connected."""
+        self._exchange = exchange
+        self._bytes_in = self._head_bytes = self._body_bytes = 0
+        self._headers = []
+        self._body = []
+        self._complete = self._streaming = False
+        exchange.upstream = self
+        if self._transport is not None:
+            self._write()
+
+    def _write(self) -> None:
+        assert self._exchange is not None
+        assert self._transport is not None
+        request = self._exchange.request
+        self._exchange.sent_ns = perf_counter_ns()
+        # Written here and now rather than at the end of the loop's turn: sooner, and a worker that has gone is told of
+        # by this very call, before it could have read anything.
+        try:
+            written = os.write(self._descriptor, request)
+        except BlockingIOError:
+            written = 0
+        except (BrokenPipeError, ConnectionResetError):
+            exchange, self._exchange = self._exchange, None
+            self.close()
+            asyncio.get_running_loop().call_soon(self._dispatcher.upstream_lost, exchange, True)
+            return
+        if written < len(request):
+            self._transport.write(memoryview(request)[written:])
+
+    def abandon(self) -> None:
+        """The client has left or the deadline has passed: the worker learns it by the closed connection."""
+        self._exchange = None
+        self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _begin_streaming(self, exchange: Exchange) -> None:
+        """A large answer: its head leaves now, chunked, and the rest at the client's pace."""
+        self._streaming = exchange.head_sent = True
+        self._out.append(self._answer_head(exchange, self._parser.get_status_code(), None))
+        for data in self._body:
+            self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+        self._body = []
+
+    def _answer_head(self, exchange: Exchange, status: int, length: int | None) -> bytes:
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"OK"))]
+        for name, value in self._headers:
+            if name == b"content-type":
+                lines.append(b"Content-Type: %b\r\n" % value)
+            elif name == b"x-amzn-sagemaker-custom-attributes" and len(value) <= 1024 and _visible(value):
+                lines.append(b"X-Amzn-SageMaker-Custom-Attributes: %b\r\n" % value)
+        lines.append(
+            b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length,
+        )
+        lines.append(
+            b"x-Amzn-Invoked-Production-Variant: %b\r\nx-amzn-RequestId: %b\r\n"
+            % (exchange.pool.route.name.encode(), answers.request_id().encode())
+        )
+        if not exchange.client.keep_open:
+            lines.append(b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def _finish(self, exchange: Exchange) -> None:
+        now_ns = perf_counter_ns()
+        self._exchange = None
+        status = self._parser.get_status_code()
+        if self._streaming:
+            self._out.append(b"0\r\n\r\n")
+            data = b"".join(self._out)
+            self._out.clear()
+        elif status < 300:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            data = self._answer_head(exchange, 200, len(body)) + body
+        else:
+            data = b""
+        self._parser = httptools.HttpResponseParser(self)
+        worker = self._worker
+        if self._reusable and not worker.closed and self._transport is not None:
+            worker.idle.append(self)
+        else:
+            self.close()
+        if data:
+            self._dispatcher.answered(exchange, data, now_ns, self._body_bytes)
+        else:
+            self._dispatcher.model_error(exchange, status, b"".join(self._body)[:ERROR_TEXT_BYTES], now_ns)
+
+
+class _Overflow(Exception):
+    """The worker's answer breaks a bound."""
+
+
+def _visible(value: bytes) -> bool:
+    return all(32 <= byte < 127 for byte in value)
+
+
+def model_error(region: str, account: str, endpoint: str, status: int, text: str, container: str) -> Refusal:
+    """ModelError (424) for a container's non-2xx answer, with AWS's wording; the log's place is our own."""
+    group = f"/aws/sagemaker/Endpoints/{endpoint}"
+    kind = "client" if 400 <= status < 500 else "server"
+    message = (
+        f'Received {kind} error ({status}) from {container} with message "{text}". '
+        f"See log group {group} (clary logs {endpoint}) in account {account} for more information."
+    )
+    arn = f"arn:aws:logs:{region}:{account}:log-group:{group}"
+    members = {"OriginalStatusCode": status, "OriginalMessage": text, "LogStreamArn": arn}
+    return Refusal("ModelError", 424, message, members)
+
+
+def readable(body: bytes) -> str:
+    """A model's error body as text: a JSON string or object stays as it is, undecodable bytes are replaced."""
+    text = body.decode("utf-8", errors="replace")
+    try:
+        decoded = json.loads(text)
+    except ValueError:
+        return text
+    return decoded if isinstance(decoded, str) else text

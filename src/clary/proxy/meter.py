@@ -1,0 +1,110 @@
+"""Counts what every fleet did, in a mapped file: a crash of this process loses no request that was answered.
+
+The hot path adds to plain machine words; nothing here locks, allocates or calls the kernel. `domain.usage` tells how
+the file lies; control reads it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+from clary.domain.usage import (
+    HEADER_BYTES,
+    INDEX,
+    MODEL_LATENCY_AT,
+    NAME_BYTES,
+    OVERHEAD_LATENCY_AT,
+    SLOT_BYTES,
+    bucket,
+)
+
+MAX_SLOTS = 65_536  # 256 MiB of sparse file: slots are never given to another fleet
+
+_REQUESTS = INDEX["requests"]
+_4XX = INDEX["errors_4xx"]
+_5XX = INDEX["errors_5xx"]
+_BILLED = INDEX["billed_ms"]
+_MODEL = INDEX["model_latency_us"]
+_OVERHEAD = INDEX["overhead_latency_us"]
+_IN = INDEX["request_bytes"]
+_OUT = INDEX["response_bytes"]
+
+
+class Slot:
+    """One fleet's numbers. Only this process writes them."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, numbers: memoryview) -> None:
+        self.numbers = numbers
+
+    def answered(
+        self, status: int, model_us: int, overhead_us: int, request_bytes: int, response_bytes: int, billed: bool
+    ) -> None:
+        """One request was answered with `status`, of which the model took `model_us`."""
+        numbers = self.numbers
+        numbers[_MODEL] += model_us
+        numbers[_OVERHEAD] += overhead_us
+        numbers[_IN] += request_bytes
+        numbers[_OUT] += response_bytes
+        numbers[MODEL_LATENCY_AT + bucket(model_us)] += 1
+        numbers[OVERHEAD_LATENCY_AT + bucket(overhead_us)] += 1
+        if billed:
+            numbers[_BILLED] += -(-model_us // 1000)
+        if status >= 400:
+            numbers[_4XX if status < 500 else _5XX] += 1
+        numbers[_REQUESTS] += 1  # last: a reader that sees the request sees its parts
+
+    def add(self, name: str, amount: int = 1) -> None:
+        self.numbers[INDEX[name]] += amount
+
+
+class Meter:
+    """The file of all slots; slots of fleets that once were stay as they ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        size = HEADER_BYTES + MAX_SLOTS * SLOT_BYTES
+        if os.fstat(self._file).st_size < size:
+            os.ftruncate(self._file, size)
+        self._map = mmap.mmap(self._file, size)
+        self._slots: dict[str, Slot] = {}
+        self._seen = 0
+        self._used = int.from_bytes(self._map[:8], "little")
+        for index in range(self._used):
+            start = HEADER_BYTES + index * SLOT_BYTES
+            name = self._map[start : start + NAME_BYTES].rstrip(b"\0").decode()
+            self._slots[name] = self._slot(start)
+
+    def _slot(self, start: int) -> Slot:
+        return Slot(memoryview(self._map)[start + NAME_BYTES : start + SLOT_BYTES].cast("Q"))
+
+    def slot(self, fleet: str) -> Slot:
+        """The fleet's numbers, as they stood when they were last written.
+
+        Raises: OSError when the file is full.
+        """
+        found = self._slots.get(fleet)
+        if found is not None:
+            return found
+        if self._used == MAX_SLOTS:
+            raise OSError(f"the usage file holds {MAX_SLOTS} fleets; archive it while clary is down")
+        start = HEADER_BYTES + self._used * SLOT_BYTES
+        name = fleet.encode()
+        self._map[start : start + NAME_BYTES] = name.ljust(NAME_BYTES, b"\0")
+        self._used += 1
+        self._map[:8] = self._used.to_bytes(8, "little")
+        self._slots[fleet] = self._slot(start)
+        return self._slots[fleet]
+
+    def changed(self) -> bool:
+        """Whether a request was answered since the last call."""
+        total = sum(slot.numbers[_REQUESTS] for slot in self._slots.values())
+        changed, self._seen = total != self._seen, total
+        return changed
+
+    def flush(self) -> None:
+        """Waits until the used part of the file is on the disk; called every second, on a thread."""
+        self._map.flush(0, HEADER_BYTES + self._used * SLOT_BYTES)

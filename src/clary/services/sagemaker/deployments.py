@@ -1,0 +1,76 @@
+"""An endpoint configuration and its models, as stored, to the snapshot that a deployment is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from clary.domain.endpoint import Container, DataSource, Deployment, Serverless, Variant
+from clary.domain.errors import NotFound
+from clary.domain.names import Place
+from clary.domain.routing import RoutingStrategy
+from clary.services.sagemaker import endpoint_configs, models
+from clary.store.resources import Record, find, new_deployment_number
+
+
+def snapshot(connection: Connection, place: Place, config_name: str, resource_uid: int, asked_at: str) -> Deployment:
+    """The deployment of a configuration as it and its models stand now, under a fresh number.
+
+    Raises: NotFound when the configuration or one of its models has gone.
+    """
+    config = find(connection, endpoint_configs.KIND, place, config_name)
+    if config is None:
+        raise NotFound(endpoint_configs.KIND, place.arn(endpoint_configs.KIND, config_name))
+    variants = []
+    for stored in config.desired["ProductionVariants"]:
+        model = find(connection, models.KIND, place, stored["ModelName"])
+        if model is None:
+            raise NotFound(models.KIND, place.arn(models.KIND, stored["ModelName"]))
+        variants.append(_variant(stored, model))
+    number = new_deployment_number(connection, resource_uid)
+    return Deployment(number, config.name, tuple(variants), asked_at)
+
+
+def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
+    serverless = stored.get("ServerlessConfig")
+    routing = stored.get("RoutingConfig", {}).get("RoutingStrategy", RoutingStrategy.LEAST_OUTSTANDING_REQUESTS)
+    return Variant(
+        name=stored["VariantName"],
+        model_name=model.name,
+        container=_container(model.desired.get("PrimaryContainer") or model.desired["Containers"][0]),
+        role_arn=model.desired.get("ExecutionRoleArn", ""),
+        instance_type=stored.get("InstanceType", ""),
+        instance_count=stored.get("InitialInstanceCount", 1) if serverless is None else 0,
+        weight=stored["InitialVariantWeight"],
+        serverless=None
+        if serverless is None
+        else Serverless(
+            serverless["MemorySizeInMB"], serverless["MaxConcurrency"], serverless.get("ProvisionedConcurrency", 0)
+        ),
+        # 3 min for serverless (serverless guide), 8 min otherwise (container contract).
+        startup_timeout_s=stored.get("ContainerStartupHealthCheckTimeoutInSeconds", 180 if serverless else 480),
+        volume_gib=stored.get("VolumeSizeInGB", 5 if serverless else 30),
+        strategy=RoutingStrategy(routing),
+        network_isolation=model.desired.get("EnableNetworkIsolation", False),
+    )
+
+
+def _container(stored: Mapping[str, Any]) -> Container:
+    sources = [
+        DataSource(
+            uri=source["S3Uri"],
+            compressed=source.get("CompressionType", "None") == "Gzip",
+            prefix=source.get("S3DataType") == "S3Prefix",
+            channel=source["ChannelName"],
+        )
+        for source in models.data_sources(stored)
+    ]
+    return Container(
+        image=stored["Image"],
+        data=next((source for source in sources if not source.channel), None),
+        additional_data=tuple(source for source in sources if source.channel),
+        environment=dict(stored.get("Environment", {})),
+        hostname=stored.get("ContainerHostname", ""),
+    )

@@ -1,0 +1,25 @@
+"""SageMaker's words for domain errors: a missing endpoint is a ValidationException whose text clients match."""
+
+from __future__ import annotations
+
+from clary.domain.errors import AlreadyExists, ClaryError, Invalid, NotFound, NotReady
+from clary.services.base import common_error
+from clary.wire.errors import WireError
+
+KINDS = {"endpoint": "endpoint", "endpoint-config": "endpoint configuration", "model": "model"}
+
+
+def wire_error(error: ClaryError) -> WireError:
+    match error:
+        case NotFound(kind=kind, name=name):
+            return WireError("ValidationException", 400, f'Could not find {KINDS.get(kind, kind)} "{name}".')
+        case AlreadyExists(kind=kind, name=name):
+            return WireError(
+                "ValidationException", 400, f'Cannot create already existing {KINDS.get(kind, kind)} "{name}".'
+            )
+        case NotReady(name=name):
+            return WireError("ValidationException", 400, f'Cannot update in-progress endpoint "{name}".')
+        case Invalid(why=why):
+            return WireError("ValidationException", 400, why)
+        case _:
+            return common_error(error)

@@ -1,0 +1,164 @@
+"""CreateModel, DescribeModel, ListModels, DeleteModel.
+
+A model is only a record; what it names is checked to exist now, and resolved again by every deployment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from clary.domain.errors import Invalid, Unsupported
+from clary.domain.names import parse_s3_uri
+from clary.services.base import Context, Handler, Members, page_position, page_token, present
+from clary.services.sagemaker.listing import query_of
+from clary.store.resources import Record, Resources
+
+KIND = "model"
+MAX_ENVIRONMENT_BYTES = 32 * 1024
+
+
+class Artifacts(Protocol):
+    """The object store as far as CreateModel needs it."""
+
+    async def exists(self, bucket: str, key: str) -> bool: ...
+    async def any_under(self, bucket: str, prefix: str) -> bool: ...
+
+
+class Models:
+    """The model operations."""
+
+    def __init__(self, resources: Resources, artifacts: Artifacts) -> None:
+        self._resources = resources
+        self._artifacts = artifacts
+        self.operations: Mapping[str, Handler] = {
+            "CreateModel": self.create_model,
+            "DescribeModel": self.describe_model,
+            "ListModels": self.list_models,
+            "DeleteModel": self.delete_model,
+        }
+
+    async def create_model(self, context: Context, request: Members) -> Members:
+        name = request["ModelName"]
+        arn = context.place.arn("model", name)
+        context.authorize("sagemaker:CreateModel", arn)
+        container = _only_container(request)
+        _check_container(container)
+        await self._check_data(context, container)
+        if role := request.get("ExecutionRoleArn"):
+            context.authorize("iam:PassRole", role)
+        await self._resources.create(
+            KIND,
+            context.place,
+            name,
+            {key: value for key, value in request.items() if key != "Tags"},
+            created_by=context.caller.arn,
+            token=context.token,
+            tags_of_it=request.get("Tags", ()),
+        )
+        return {"ModelArn": arn}
+
+    async def _check_data(self, context: Context, container: Members) -> None:
+        for source in data_sources(container):
+            uri = source["S3Uri"]
+            place = parse_s3_uri(uri)
+            if place is None:
+                raise Invalid("ModelDataUrl", f"Could not access model data at {uri}: only s3:// URIs are served.")
+            prefix = source.get("S3DataType") == "S3Prefix"
+            context.authorize(
+                "s3:ListBucket" if prefix else "s3:GetObject",
+                f"arn:aws:s3:::{place.bucket}" + ("" if prefix else f"/{place.key}"),
+            )
+            found = await (
+                self._artifacts.any_under(place.bucket, place.key)
+                if prefix
+                else self._artifacts.exists(place.bucket, place.key)
+            )
+            if not found:
+                raise Invalid("ModelDataUrl", f"Could not find model data at {uri}.")
+
+    async def describe_model(self, context: Context, request: Members) -> Members:
+        context.authorize("sagemaker:DescribeModel", context.place.arn("model", request["ModelName"]))
+        record = await self._resources.get(KIND, context.place, request["ModelName"])
+        stored = dict(record.desired)
+        return present(
+            ModelName=record.name,
+            PrimaryContainer=stored.get("PrimaryContainer"),
+            Containers=stored.get("Containers"),
+            InferenceExecutionConfig=stored.get("InferenceExecutionConfig"),
+            ExecutionRoleArn=stored.get("ExecutionRoleArn"),
+            VpcConfig=stored.get("VpcConfig"),
+            CreationTime=record.created_at,
+            ModelArn=context.place.arn("model", record.name),
+            EnableNetworkIsolation=stored.get("EnableNetworkIsolation", False),
+        )
+
+    async def list_models(self, context: Context, request: Members) -> Members:
+        context.authorize("sagemaker:ListModels", "*")
+        records, following = await self._resources.list(
+            KIND,
+            context.place,
+            query_of(request),
+            request.get("MaxResults", 10),
+            page_position(request.get("NextToken")),
+        )
+        return present(Models=[_summary(record) for record in records], NextToken=page_token(following))
+
+    async def delete_model(self, context: Context, request: Members) -> Members:
+        context.authorize("sagemaker:DeleteModel", context.place.arn("model", request["ModelName"]))
+        await self._resources.remove(KIND, context.place, request["ModelName"])
+        return {}
+
+
+def _summary(record: Record) -> Members:
+    return {
+        "ModelName": record.name,
+        "ModelArn": record.place.arn("model", record.name),
+        "CreationTime": record.created_at,
+    }
+
+
+def _only_container(request: Members) -> Members:
+    """The model's one container. Raises: Invalid, or Unsupported for what has not been built."""
+    primary, several = request.get("PrimaryContainer"), request.get("Containers")
+    if primary is not None and several:
+        raise Invalid("PrimaryContainer", "Specify either PrimaryContainer or Containers, not both.")
+    if primary is None and not several:
+        raise Invalid("PrimaryContainer", "A model needs a PrimaryContainer.")
+    if several and len(several) > 1:
+        raise Unsupported("a model of several containers (inference pipelines)", "give one PrimaryContainer")
+    container: Members = primary if primary is not None else (several or [{}])[0]
+    return container
+
+
+def _check_container(container: Members) -> None:
+    for member in ("ModelPackageName", "MultiModelConfig", "InferenceSpecificationName"):
+        if container.get(member):
+            raise Unsupported(member, "give Image and ModelDataUrl or ModelDataSource")
+    if container.get("Mode", "SingleModel") != "SingleModel":
+        raise Unsupported("Mode MultiModel", "give a model of its own to every endpoint variant")
+    if not container.get("Image"):
+        raise Invalid("Image", "PrimaryContainer needs an Image.")
+    if container.get("ModelDataUrl") and container.get("ModelDataSource"):
+        raise Invalid("ModelDataUrl", "Specify either ModelDataUrl or ModelDataSource, not both.")
+    environment = container.get("Environment", {})
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in environment.items())
+    if size > MAX_ENVIRONMENT_BYTES:
+        raise Invalid("Environment", f"Environment holds {size} bytes; at most {MAX_ENVIRONMENT_BYTES} are allowed.")
+    for source in data_sources(container):
+        if source.get("S3DataType") == "S3Prefix" and not source["S3Uri"].endswith("/"):
+            raise Invalid("ModelDataSource", f"S3Uri {source['S3Uri']} is a prefix and must end with '/'.")
+        if source.get("ManifestS3Uri"):
+            raise Unsupported("ManifestS3Uri", "name the prefix itself")
+
+
+def data_sources(container: Mapping[str, Any]) -> list[Members]:
+    """Every S3DataSource of a container; ModelDataUrl counts as a gzip-compressed object."""
+    sources: list[Members] = []
+    if url := container.get("ModelDataUrl"):
+        sources.append({"S3Uri": url, "S3DataType": "S3Object", "CompressionType": "Gzip", "ChannelName": ""})
+    if model := container.get("ModelDataSource", {}).get("S3DataSource"):
+        sources.append({**model, "ChannelName": ""})
+    for extra in container.get("AdditionalModelDataSources", ()):
+        sources.append({**extra["S3DataSource"], "ChannelName": extra["ChannelName"]})
+    return sources

@@ -1,0 +1,384 @@
+"""What is remembered of every named resource: what is wanted of it (`desired`) and what was seen (`observed`).
+
+One table for all kinds; the two documents are JSON that `codec` makes of domain values or of an API call's members.
+Writers other than the API's handlers change `observed` only. Watchers are woken after every commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+
+from clary.domain.errors import AlreadyExists, NotFound
+from clary.domain.names import Place
+from clary.store.database import Database
+from clary.store.schema import deployments, resources, tags, users_of_uids
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One resource as stored. Times are aware UTC."""
+
+    uid: int
+    kind: str
+    place: Place
+    name: str
+    desired: dict[str, Any]
+    observed: dict[str, Any]
+    created_at: datetime
+    modified_at: datetime
+    created_by: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A listing: filters, order and page, as the List operations have them."""
+
+    name_contains: str = ""
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    modified_after: datetime | None = None
+    modified_before: datetime | None = None
+    sort_by: str = "CreationTime"  # "Name" | "CreationTime"
+    descending: bool = True
+
+
+def _us(at: datetime) -> int:
+    return round(at.timestamp() * 1_000_000)
+
+
+def _at(us: int) -> datetime:
+    return datetime.fromtimestamp(us / 1_000_000, UTC)
+
+
+def _record(row: Row[Any]) -> Record:
+    return Record(
+        uid=row.uid,
+        kind=row.kind,
+        place=Place(row.account, row.region),
+        name=row.name,
+        desired=json.loads(row.desired),
+        observed=json.loads(row.observed),
+        created_at=_at(row.created_us),
+        modified_at=_at(row.modified_us),
+        created_by=row.created_by,
+        token=row.token,
+    )
+
+
+class Resources:
+    """See the module. `now` is the clock; every method is one transaction."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+        self._changed = asyncio.Event()
+        self.version = 0  # grows with every change made through this object
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def find(self, kind: str, place: Place, name: str) -> Record | None:
+        return await self._database.read(lambda c: _find(c, kind, place, name))
+
+    async def get(self, kind: str, place: Place, name: str) -> Record:
+        """Raises: NotFound."""
+        found = await self.find(kind, place, name)
+        if found is None:
+            raise NotFound(kind, place.arn(kind, name))
+        return found
+
+    async def by_uid(self, uid: int) -> tuple[Record, dict[str, str]] | None:
+        """A resource and its tags; None when it has gone."""
+
+        def work(connection: Connection) -> tuple[Record, dict[str, str]] | None:
+            row = connection.execute(select(resources).where(resources.c.uid == uid)).one_or_none()
+            if row is None:
+                return None
+            record = _record(row)
+            arn = record.place.arn(record.kind, record.name)
+            return record, {tag.key: tag.value for tag in connection.execute(select(tags).where(tags.c.arn == arn))}
+
+        return await self._database.read(work)
+
+    async def all_with_tags(self, kind: str) -> list[tuple[Record, dict[str, str]]]:
+        """Every resource of a kind, in all places, with its tags, as they are at one moment."""
+
+        def work(connection: Connection) -> list[tuple[Record, dict[str, str]]]:
+            held: dict[str, dict[str, str]] = {}
+            for tag in connection.execute(select(tags).where(tags.c.arn.contains(f":{kind}/"))):
+                held.setdefault(tag.arn, {})[tag.key] = tag.value
+            query = select(resources).where(resources.c.kind == kind).order_by(resources.c.uid)
+            records = [_record(row) for row in connection.execute(query)]
+            return [(record, held.get(record.place.arn(kind, record.name), {})) for record in records]
+
+        return await self._database.read(work)
+
+    async def all(self, kind: str) -> list[Record]:
+        """Every resource of a kind, in all places."""
+        query = select(resources).where(resources.c.kind == kind).order_by(resources.c.uid)
+        return await self._database.read(lambda c: [_record(row) for row in c.execute(query)])
+
+    async def list(
+        self,
+        kind: str,
+        place: Place,
+        query: Query,
+        limit: int,
+        after: Sequence[Any] | None,
+        keep: Callable[[Record], bool] | None = None,
+    ) -> tuple[list[Record], list[Any] | None]:
+        """A page of at most `limit`, and where the next one starts (None at the end).
+
+        `after` is such a start: [sort key, uid]. `keep` filters by what is not a column (a derived status).
+        """
+        return await self._database.read(lambda c: _list(c, kind, place, query, limit, after, keep))
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        kind: str,
+        place: Place,
+        name: str,
+        desired: Mapping[str, Any] | Callable[[Connection, int], Mapping[str, Any]],
+        *,
+        created_by: str = "",
+        token: str = "",
+        tags_of_it: Sequence[Mapping[str, str]] = (),
+    ) -> Record:
+        """Makes a resource; one that the same client call (`token`) made already is returned as it is.
+
+        Raises: AlreadyExists. `desired` may be a function of (connection, uid), run inside the transaction.
+        """
+
+        def work(connection: Connection) -> Record:
+            found = _find(connection, kind, place, name)
+            if found is not None:
+                if token and found.token == token:
+                    return found
+                raise AlreadyExists(kind, place.arn(kind, found.name))
+            now_us = _us(self._now())
+            row = insert(resources).values(
+                kind=kind,
+                account=place.account,
+                region=place.region,
+                name=name,
+                name_key=name.lower(),
+                desired="{}",
+                observed="{}",
+                created_us=now_us,
+                modified_us=now_us,
+                created_by=created_by,
+                token=token,
+            )
+            key = connection.execute(row).inserted_primary_key
+            assert key is not None
+            uid = int(key[0])
+            body = desired(connection, uid) if callable(desired) else desired
+            connection.execute(
+                update(resources).where(resources.c.uid == uid).values(desired=json.dumps(body, default=str))
+            )
+            set_tags(connection, place.arn(kind, name), tags_of_it)
+            made = _find(connection, kind, place, name)
+            assert made is not None
+            return made
+
+        record = await self._database.write(work)
+        self._notify()
+        return record
+
+    async def change(
+        self, kind: str, place: Place, name: str, decide: Callable[[Connection, Record], Mapping[str, Any] | None]
+    ) -> Record:
+        """Replaces `desired` by what `decide` makes of the stored record, in one transaction; None changes nothing.
+
+        Raises: NotFound, and whatever `decide` raises.
+        """
+
+        def work(connection: Connection) -> Record:
+            record = _find(connection, kind, place, name)
+            if record is None:
+                raise NotFound(kind, place.arn(kind, name))
+            body = decide(connection, record)
+            if body is None:
+                return record
+            connection.execute(
+                update(resources)
+                .where(resources.c.uid == record.uid)
+                .values(desired=json.dumps(body, default=str), modified_us=_us(self._now()))
+            )
+            changed = _find(connection, kind, place, name)
+            assert changed is not None
+            return changed
+
+        record = await self._database.write(work)
+        self._notify()
+        return record
+
+    async def report(self, uid: int, observed: Mapping[str, Any], *, touch: bool = False) -> None:
+        """Records what was seen; nothing happens when the resource has gone meanwhile."""
+        values: dict[str, Any] = {"observed": json.dumps(observed, default=str)}
+        if touch:
+            values["modified_us"] = _us(self._now())
+        await self._database.write(
+            lambda c: c.execute(update(resources).where(resources.c.uid == uid).values(**values))
+        )
+        self._notify()
+
+    async def remove(self, kind: str, place: Place, name: str) -> None:
+        """Raises: NotFound."""
+
+        def work(connection: Connection) -> None:
+            record = _find(connection, kind, place, name)
+            if record is None:
+                raise NotFound(kind, place.arn(kind, name))
+            connection.execute(delete(resources).where(resources.c.uid == record.uid))
+            connection.execute(delete(tags).where(tags.c.arn == place.arn(kind, name)))
+            connection.execute(delete(users_of_uids).where(users_of_uids.c.resource_uid == record.uid))
+
+        await self._database.write(work)
+        self._notify()
+
+    # -- tags ------------------------------------------------------------------------------------
+
+    async def tags(self, arn: str) -> dict[str, str]:
+        query = select(tags).where(tags.c.arn == arn).order_by(tags.c.key)
+        return await self._database.read(lambda c: {row.key: row.value for row in c.execute(query)})
+
+    async def add_tags(self, arn: str, added: Sequence[Mapping[str, str]]) -> dict[str, str]:
+        def work(connection: Connection) -> dict[str, str]:
+            set_tags(connection, arn, added)
+            return {row.key: row.value for row in connection.execute(select(tags).where(tags.c.arn == arn))}
+
+        result = await self._database.write(work)
+        self._notify()
+        return result
+
+    async def delete_tags(self, arn: str, keys: Sequence[str]) -> None:
+        await self._database.write(lambda c: c.execute(delete(tags).where(tags.c.arn == arn, tags.c.key.in_(keys))))
+        self._notify()
+
+    # -- numbers that are never used again -------------------------------------------------------
+
+    async def worker_uid(self, resource_uid: int, first: int, last: int) -> int:
+        """The operating-system uid of an endpoint's workers: its own as long as it exists.
+
+        Raises: NotFound when all of the pool are taken.
+        """
+
+        def work(connection: Connection) -> int:
+            mine = select(users_of_uids.c.uid).where(users_of_uids.c.resource_uid == resource_uid)
+            found = connection.execute(mine).scalar_one_or_none()
+            if found is not None:
+                return int(found)
+            taken = {row.uid for row in connection.execute(select(users_of_uids.c.uid))}
+            free = next((uid for uid in range(first, last + 1) if uid not in taken), None)
+            if free is None:
+                raise NotFound("free worker uid", f"{first}-{last}")
+            connection.execute(insert(users_of_uids).values(uid=free, resource_uid=resource_uid))
+            return free
+
+        return await self._database.write(work)
+
+    # -- watching --------------------------------------------------------------------------------
+
+    def _notify(self) -> None:
+        self.version += 1
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def changed_since(self, version: int, timeout_s: float) -> bool:
+        """Waits until something changes after `version`; False when the time has run out."""
+        if self.version != version:
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def set_tags(connection: Connection, arn: str, added: Sequence[Mapping[str, str]]) -> None:
+    """Overwrites the values of keys that exist already, as AddTags does."""
+    for tag in added:
+        connection.execute(delete(tags).where(tags.c.arn == arn, tags.c.key == tag["Key"]))
+        connection.execute(insert(tags).values(arn=arn, key=tag["Key"], value=tag["Value"]))
+
+
+def new_deployment_number(connection: Connection, resource_uid: int) -> int:
+    """A number for a deployment, unique for good; to be called inside a transaction."""
+    key = connection.execute(insert(deployments).values(resource_uid=resource_uid)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def find(connection: Connection, kind: str, place: Place, name: str) -> Record | None:
+    """The record, for code that is inside a transaction already."""
+    return _find(connection, kind, place, name)
+
+
+def _find(connection: Connection, kind: str, place: Place, name: str) -> Record | None:
+    query = select(resources).where(
+        and_(
+            resources.c.kind == kind,
+            resources.c.account == place.account,
+            resources.c.region == place.region,
+            resources.c.name_key == name.lower(),
+        )
+    )
+    row = connection.execute(query).one_or_none()
+    return _record(row) if row is not None else None
+
+
+def _list(
+    connection: Connection,
+    kind: str,
+    place: Place,
+    query: Query,
+    limit: int,
+    after: Sequence[Any] | None,
+    keep: Callable[[Record], bool] | None,
+) -> tuple[list[Record], list[Any] | None]:
+    column = resources.c.name if query.sort_by == "Name" else resources.c.created_us
+    wanted = select(resources).where(
+        resources.c.kind == kind, resources.c.account == place.account, resources.c.region == place.region
+    )
+    if query.name_contains:
+        wanted = wanted.where(resources.c.name.contains(query.name_contains, autoescape=True))
+    for bound, earliest, which in (
+        (query.created_after, True, resources.c.created_us),
+        (query.created_before, False, resources.c.created_us),
+        (query.modified_after, True, resources.c.modified_us),
+        (query.modified_before, False, resources.c.modified_us),
+    ):
+        if bound is not None:
+            wanted = wanted.where(which >= _us(bound) if earliest else which <= _us(bound))
+    order = (column.desc(), resources.c.uid.desc()) if query.descending else (column.asc(), resources.c.uid.asc())
+    found: list[Record] = []
+    while len(found) <= limit:
+        page = wanted
+        if after is not None:
+            key, uid = after
+            beyond = (column < key) if query.descending else (column > key)
+            tie = and_(column == key, (resources.c.uid < uid) if query.descending else (resources.c.uid > uid))
+            page = wanted.where(beyond | tie)
+        rows = [_record(row) for row in connection.execute(page.order_by(*order).limit(limit + 1))]
+        for record in rows:
+            if keep is None or keep(record):
+                found.append(record)
+        if len(rows) <= limit:
+            break
+        after = _position(rows[-1], query)
+    return found[:limit], _position(found[limit - 1], query) if len(found) > limit else None
+
+
+def _position(record: Record, query: Query) -> list[Any]:
+    return [record.name if query.sort_by == "Name" else _us(record.created_at), record.uid]

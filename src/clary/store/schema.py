@@ -1,0 +1,142 @@
+"""The tables of the control database. A change here comes with a migration in `migrations/control` and a new SCHEMA."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA = 1
+
+metadata = MetaData()
+
+# AUTOINCREMENT: a uid is never used again, not even that of a deleted row; deployments take theirs from here too.
+resources = Table(
+    "resources",
+    metadata,
+    Column("uid", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(64), nullable=False),
+    Column("account", String(12), nullable=False),
+    Column("region", String(32), nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("name_key", String(256), nullable=False),  # lower case: names are unique without regard to case
+    Column("desired", Text, nullable=False),
+    Column("observed", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("modified_us", BigInteger, nullable=False),
+    Column("created_by", String(2048), nullable=False, server_default=""),
+    Column("token", String(128), nullable=False, server_default=""),  # the client's invocation id of its create
+    Index("resources_by_name", "kind", "account", "region", "name_key", unique=True),
+    Index("resources_by_time", "kind", "account", "region", "created_us"),
+    sqlite_autoincrement=True,
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("resource_uid", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("arn", String(2048), primary_key=True),
+    Column("key", String(128), primary_key=True),
+    Column("value", String(256), nullable=False),
+)
+
+users_of_uids = Table(
+    "worker_uids",
+    metadata,
+    Column("uid", Integer, primary_key=True),
+    Column("resource_uid", Integer, nullable=False, unique=True),
+)
+
+offsets = Table(
+    "offsets",
+    metadata,
+    Column("source", String(256), primary_key=True),  # "journal", or "fleet:" and a fleet's name
+    Column("position", BigInteger, nullable=False),
+    Column("state", Text, nullable=False, server_default=""),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("fleet", String(256), nullable=False),
+    Column("region", String(32), nullable=False),
+    Column("endpoint", String(63), nullable=False),
+    Column("variant", String(63), nullable=False),
+    Column("meter", String(32), nullable=False),
+    Column("instance", Integer, nullable=False),
+    Column("instance_type", String(64), nullable=False),
+    Column("start_ns", BigInteger, nullable=False),
+    Column("end_ns", BigInteger, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("nanousd", BigInteger, nullable=False),
+    Column("price_source", String(256), nullable=False),
+    Index("ledger_by_endpoint", "region", "endpoint", "start_ns"),
+    Index("ledger_by_fleet", "fleet", "meter", "instance", "end_ns"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account", String(12), nullable=False),
+    Column("region", String(32), nullable=False),
+    Column("namespace", String(255), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("dimensions", String(4096), nullable=False),  # JSON pairs, sorted
+    Column("unit", String(32), nullable=False),
+    Index("series_by_name", "account", "region", "namespace", "name", "dimensions", "unit", unique=True),
+)
+
+samples = Table(
+    "samples",
+    metadata,
+    Column("series_id", Integer, ForeignKey("series.id"), primary_key=True),
+    Column("at_s", BigInteger, primary_key=True, autoincrement=False),  # start of the minute, or of the second
+    Column("count", Double, nullable=False),
+    Column("total", Double, nullable=False),
+    Column("smallest", Double, nullable=False),
+    Column("largest", Double, nullable=False),
+    Column("histogram", LargeBinary),
+    sqlite_with_rowid=False,
+)
+
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(32), nullable=False),  # user, role, policy
+    Column("name", String(128), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Index("identities_by_name", "kind", "name", unique=True),
+)
+
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("access_key_id", String(128), primary_key=True),
+    Column("identity_id", Integer, ForeignKey("identities.id", ondelete="CASCADE"), nullable=False),
+    Column("secret", Text, nullable=False),  # encrypted with the key file
+    Column("active", Integer, nullable=False, server_default="1"),
+    Column("session_token", Text),
+    Column("expires_us", BigInteger),
+    Column("created_us", BigInteger, nullable=False),
+)

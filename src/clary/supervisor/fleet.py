@@ -1,0 +1,71 @@
+"""The launch table as the supervisor reads it: which fleets may run, how many workers, in which walls.
+
+A fleet is one generation of one production variant. Its name is `region/endpoint/variant/generation`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteSpec:
+    """A warm interpreter: which one, with what imported, and the environment it was started with."""
+
+    key: str
+    python: str
+    framework: str
+    prefixes: tuple[str, ...]  # folders that its children must see: the environment and its base interpreter
+    environ: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How to start a worker of one variant generation, and how many are wanted."""
+
+    name: str
+    endpoint: str
+    variant: str
+    min: int  # workers that must run without anybody asking
+    max: int  # workers that may run
+    processes_per_instance: int
+    zygote: str  # key of the zygote; "" for a plain start of `python`
+    python: str
+    prefixes: tuple[str, ...]
+    worker: dict[str, Any]  # WorkerSpec fields, worker_id left out
+    environ: dict[str, str]
+    binds: tuple[tuple[str, str, str], ...]  # model and code folders
+    memory_bytes: int
+    cpus: float
+    uid: int
+    network: bool
+    start_timeout_s: float
+    tmp_bytes: int = 512 * 1024 * 1024
+    pids: int = 512
+    nofile: int = 4096
+    label: dict[str, Any] = field(default_factory=dict)  # told on in the journal: what the ledger needs to know
+
+
+def parse(table: dict[str, Any]) -> tuple[dict[str, Fleet], dict[str, ZygoteSpec]]:
+    """The fleets and zygotes of a launch table's body, by name and key.
+
+    Raises: KeyError or TypeError when a field lacks or is unknown (the table then is refused whole).
+    """
+    zygotes = {
+        key: ZygoteSpec(
+            key=key,
+            python=spec["python"],
+            framework=spec["framework"],
+            prefixes=tuple(spec["prefixes"]),
+            environ=tuple(sorted(spec.get("environ", {}).items())),
+        )
+        for key, spec in table.get("zygotes", {}).items()
+    }
+    fleets = {}
+    for name, spec in table.get("fleets", {}).items():
+        fields = dict(spec)
+        fields["prefixes"] = tuple(spec["prefixes"])
+        fields["binds"] = tuple((source, target, mode) for source, target, mode in spec["binds"])
+        fleets[name] = Fleet(name=name, **fields)
+    return fleets, zygotes

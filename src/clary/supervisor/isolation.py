@@ -1,0 +1,185 @@
+"""The strongest walls this host offers, found by trying, and the jail of one worker made from them.
+
+Three levels: `root` (uid per endpoint, own root folder, network, control groups), `user` (an unprivileged user
+namespace gives the same private root and network without another uid) and `none`, which is always said loudly.
+The same private root serves all workers of one interpreter; what changes from fleet to fleet is its model.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clary.supervisor.cgroups import Cgroups
+from clary.supervisor.fleet import Fleet
+
+SYSTEM_FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64")
+# World-readable files that programs look up; no secrets, no other users' names.
+ETC_FILES = ("ld.so.cache", "localtime", "nsswitch.conf", "resolv.conf", "ssl", "ca-certificates", "mime.types")
+DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))  # major 1
+CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET = 0x10000000, 0x20000, 0x40000000
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What is in force, wall by wall; shown by `clary doctor` and in the endpoint's notes."""
+
+    level: str  # "root" | "user" | "none"
+    own_uid: bool
+    private_root: bool
+    private_network: bool
+    hidden_processes: bool
+    cgroup_version: int
+    reason: str = ""  # why not stronger
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def probe(cgroups: Cgroups, allowed: bool) -> Isolation:
+    """Tries the walls in a child and tells which held. `allowed=False` is the user's wish for none."""
+    if not allowed:
+        return Isolation("none", False, False, False, False, 0, "switched off by --isolation none")
+    root = os.geteuid() == 0
+    flags = CLONE_NEWNS | CLONE_NEWNET | (0 if root else CLONE_NEWUSER)
+    error = _try_unshare(flags)
+    if error:
+        reason = f"unshare: {os.strerror(error)}"
+        if root:
+            return Isolation("root", True, False, False, False, cgroups.version, reason)
+        return Isolation("none", False, False, False, False, 0, reason)
+    if not root:
+        return Isolation("user", False, True, True, False, 0, "not root: no uid per endpoint, no control groups")
+    return Isolation("root", True, True, True, _kernel() >= (5, 8), cgroups.version)
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = platform.release().split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+
+
+def _try_unshare(flags: int) -> int:
+    """0, or the errno with which the kernel refused."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if libc.unshare(flags) == 0 else min(ctypes.get_errno(), 255))
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+class Jails:
+    """Makes the jail of a worker. Prepares once what all of them share: a small /etc, a small /dev, an empty root."""
+
+    def __init__(self, isolation: Isolation, cgroups: Cgroups, folder: Path) -> None:
+        self.isolation = isolation
+        self._cgroups = cgroups
+        self._folder = folder
+        self._procs: dict[str, list[str]] = {}
+        if isolation.private_root:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        for name in ("root", "etc", "dev"):
+            place = self._folder / name
+            place.mkdir(exist_ok=True)
+            place.chmod(0o755)
+        etc = self._folder / "etc"
+        for name in ETC_FILES:
+            source = Path("/etc") / name
+            if source.is_dir():
+                shutil.copytree(source, etc / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("private"))
+            elif source.exists():
+                shutil.copyfile(source, etc / name)
+        (etc / "passwd").write_text("root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n")
+        (etc / "group").write_text("root:x:0:\nnogroup:x:65534:\n")
+        (etc / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+        if self.isolation.level == "root":
+            for name, minor in DEVICES:
+                node = self._folder / "dev" / name
+                if not node.exists():
+                    os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+                    node.chmod(0o666)
+            for link, target in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1")):
+                if not (self._folder / "dev" / link).is_symlink():
+                    (self._folder / "dev" / link).symlink_to(target)
+        (self._folder / "dev" / "shm").mkdir(exist_ok=True)
+
+    def admit(self, fleet: Fleet) -> None:
+        """Takes the fleet's limits: its first instance's control group is made now, so that a wake need not."""
+        if self.isolation.cgroup_version:
+            for name in [name for name in self._procs if name.startswith(group_name(fleet.name) + "~")]:
+                self._procs[name] = self._cgroups.create(name, fleet.memory_bytes, fleet.pids, fleet.cpus)
+            self._group(fleet, 0)
+
+    def _group(self, fleet: Fleet, instance: int) -> list[str]:
+        """The files to join one instance's control group by; the group is made when it lacks."""
+        name = group_name(fleet.name, instance)
+        if name not in self._procs:
+            self._procs[name] = self._cgroups.create(name, fleet.memory_bytes, fleet.pids, fleet.cpus)
+        return self._procs[name]
+
+    def dismiss(self, fleet_name: str) -> bool:
+        """Removes the fleet's control groups; False while a process is still in one."""
+        mine = [name for name in self._procs if name.startswith(group_name(fleet_name) + "~")]
+        for name in mine:
+            if self._cgroups.remove(name):
+                del self._procs[name]
+        return not any(name in self._procs for name in mine)
+
+    def oom_kills(self, fleet_name: str, instance: int) -> int:
+        return self._cgroups.oom_kills(group_name(fleet_name, instance)) if self.isolation.cgroup_version else 0
+
+    def of(self, fleet: Fleet, instance: int | None) -> dict[str, Any]:
+        """The `JailSpec` fields of a worker of `fleet`; a task has no instance and joins no control group."""
+        walls = self.isolation
+        jail: dict[str, Any] = {
+            "no_new_privs": walls.level != "none",
+            "rlimits": {"NOFILE": fleet.nofile, "CORE": 0},
+            "cgroup_procs": self._group(fleet, instance) if walls.cgroup_version and instance is not None else [],
+        }
+        if walls.own_uid:
+            jail |= {"uid": fleet.uid, "gid": fleet.uid}
+            jail["rlimits"]["NPROC"] = fleet.pids
+        if walls.private_root:
+            jail |= self._private_root(fleet)
+        jail["private_network"] = walls.private_network and not fleet.network
+        return jail
+
+    def _private_root(self, fleet: Fleet) -> dict[str, Any]:
+        binds, links = [], []
+        for name in SYSTEM_FOLDERS:
+            path = Path("/") / name
+            if path.is_symlink():
+                links.append([os.readlink(path), str(path)])
+            elif path.is_dir():
+                binds.append([str(path), str(path), "ro"])
+        binds.append([str(self._folder / "etc"), "/etc", "ro"])
+        if self.isolation.level == "root":
+            binds.append([str(self._folder / "dev"), "/dev", "ro"])
+        else:  # without the right to make nodes: the host's own, one by one
+            binds += [[f"/dev/{name}", f"/dev/{name}", "rw"] for name, _ in DEVICES]
+            binds.append(["/proc", "/proc", "rw"])
+        for prefix in fleet.prefixes:
+            if not prefix.startswith("/usr/") and prefix != "/usr":
+                binds.append([prefix, prefix, "ro"])
+        binds += [list(bind) for bind in fleet.binds]
+        return {
+            "user_namespace": self.isolation.level == "user",
+            "new_root": str(self._folder / "root"),
+            "binds": binds,
+            "links": links,
+            "tmp_bytes": fleet.tmp_bytes,
+            "mount_proc": self.isolation.hidden_processes,
+        }
+
+
+def group_name(fleet_name: str, instance: int | None = None) -> str:
+    """A fleet's name, or one of its instances', as one file name."""
+    return fleet_name.replace("/", "~") + ("" if instance is None else f"~{instance}")

@@ -1,0 +1,97 @@
+"""The supervisor's side of the zygotes: one warm interpreter per environment in use, restarted when it dies."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clary.supervisor import processes
+from clary.supervisor.fleet import ZygoteSpec
+
+BACKOFF_S = (0.2, 1.0, 5.0, 30.0)
+IMPORT_LIMIT_S = 120.0  # an import that takes longer has hung; its fleets are started plainly meanwhile
+# Read by numerical libraries at import: one thread, so that forks are safe; children raise it afterwards.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
+
+
+class Zygote:
+    """One warm interpreter; `state` is starting, ready, unsafe (never forked from) or dead."""
+
+    def __init__(self, spec: ZygoteSpec, log: Path) -> None:
+        self.spec = spec
+        self.state = "dead"
+        self.pid = 0
+        self.detail: dict[str, Any] = {}
+        self.started_mono_s = 0.0
+        self.restart_at_mono_s = 0.0
+        self.unwanted_since_mono_s: float | None = None
+        self.deaths = 0
+        self._log = log
+        self._socket: socket.socket | None = None
+
+    def start(self, selector: selectors.BaseSelector, on_message: Callable[[Zygote, dict[str, Any]], None]) -> None:
+        """Starts the interpreter; its messages arrive at `on_message`."""
+        self.close(selector)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", **ONE_THREAD, **dict(self.spec.environ)}
+        argv = [self.spec.python, "-I", "-m", "clary_worker.zygote", self.spec.framework, "3"]
+        try:
+            self.pid = processes.start(argv, environ, {1: log, 2: log, 3: theirs.fileno()})
+        finally:
+            os.close(log)
+            theirs.close()
+        self._socket = ours
+        self.state = "starting"
+        self.started_mono_s = time.monotonic()
+        selector.register(ours, selectors.EVENT_READ, lambda _mask: self._read(selector, on_message))
+
+    def _read(self, selector: selectors.BaseSelector, on_message: Callable[[Zygote, dict[str, Any]], None]) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close(selector)
+            return
+        on_message(self, json.loads(data))
+
+    def fork(self, message: dict[str, Any], descriptors: Sequence[int]) -> bool:
+        """Asks for a child; False when the zygote cannot take the order (the caller then starts plainly)."""
+        if self.state != "ready" or self._socket is None:
+            return False
+        payload = array.array("i", descriptors).tobytes()
+        try:
+            self._socket.sendmsg([json.dumps(message).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, payload)])
+        except OSError:
+            return False
+        return True
+
+    def died(self) -> None:
+        self.pid = 0
+        self.state = "dead"
+        delay_s = BACKOFF_S[min(self.deaths, len(BACKOFF_S) - 1)]
+        self.deaths += 1
+        self.restart_at_mono_s = time.monotonic() + delay_s
+
+    def stop(self) -> None:
+        if self.pid:
+            processes.end(self.pid, signal.SIGKILL)  # it holds nothing that could be lost
+
+    def close(self, selector: selectors.BaseSelector) -> None:
+        if self._socket is not None:
+            selector.unregister(self._socket)
+            self._socket.close()
+            self._socket = None

@@ -1,0 +1,111 @@
+"""A worker's life from its first instruction to its exit code, forked from a zygote or started plainly.
+
+Order matters: the log first (so that a failure is seen), then the walls, then the environment, and only then the
+model. What happened is told on the status socket in JSON lines: loading, then ready or failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import traceback
+from typing import Any, Dict
+
+from . import command, jail, lifeline, server
+from .spec import JailSpec, WorkerSpec
+
+# Thread pools that were sized to one before the framework's import and may grow in a child (decisions of the project:
+# fork first, raise the count afterwards).
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Status:
+    """Tells the supervisor how the start went. Writes are small and the socket never fills."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._told = False
+
+    def _send(self, message: Dict[str, Any]) -> None:
+        self._socket.sendall((json.dumps(message) + "\n").encode())
+
+    def loading(self) -> None:
+        self._send({"state": "loading"})
+
+    def ready(self, detail: Dict[str, Any]) -> None:
+        self._told = True
+        self._send({"state": "ready", "detail": detail})
+
+    def probe(self, told: str) -> None:
+        self._send({"state": "probe", "detail": told[:512]})
+
+    def failed(self, reason: str, hint: str) -> None:
+        self._told = True
+        self._send({"state": "failed", "reason": reason[:4096], "hint": hint[:1024]})
+
+    @property
+    def told(self) -> bool:
+        return self._told
+
+
+def run(message: Dict[str, Any], listener: int, log: int, status: int, life: int) -> int:
+    """Serves until told to stop; the process's exit code. `message` is {"worker": ..., "jail": ...}."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    # Python's own buffers: a line printed by a model must be in the log when the model dies.
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    lifeline.hold(life)
+    teller = Status(status)
+    spec = WorkerSpec.from_dict(message["worker"])
+    try:
+        jail.enter(JailSpec.from_dict(message["jail"]))
+    except OSError as error:
+        teller.failed(str(error), "run `clary doctor` to see what this host's kernel allows")
+        return 71
+    teller.loading()
+    return serve(spec, socket.socket(fileno=listener), teller, message.get("environ", {}))
+
+
+def serve(spec: WorkerSpec, listener: socket.socket, status: Status, environ: Dict[str, str]) -> int:
+    """The model server with this process's environment, randomness and signals set as a fresh process's would be."""
+    os.environ.clear()
+    os.environ.update(environ)
+    for name in _THREAD_VARIABLES:
+        os.environ.setdefault(name, str(spec.threads))
+    _reseed()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        if spec.framework == "command":
+            return command.serve(spec, listener, status, spec.private_network)
+        return server.serve(spec, listener, status)
+    except MemoryError:
+        status.failed("MemoryError while starting", "choose an instance type with more memory")
+        return 70
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+        if not status.told:
+            status.failed("the model's code called exit(%s)" % (error.code,), "remove the exit call from the script")
+        return code or 1
+    except BaseException as error:  # the worker's border: a model's failure becomes data
+        traceback.print_exc()
+        if not status.told:
+            status.failed("%s: %s" % (type(error).__name__, error), "read the traceback in the endpoint's log")
+        return 70
+
+
+def _reseed() -> None:
+    random.seed()
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and "numpy.random" in sys.modules:
+        numpy.random.seed()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.seed()

@@ -1,0 +1,108 @@
+"""The supervisor's deciding parts: which workers a fleet lacks, why one exited, what the journal says after a crash."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clary import tables
+from clary.supervisor.fleet import Fleet, parse
+from clary.supervisor.journal import Heartbeat, Journal
+from clary.supervisor.workers import State, Worker, gap, why_exited
+
+FLEET = Fleet(
+    name="us-east-1/e/v/1",
+    endpoint="e",
+    variant="v",
+    min=1,
+    max=3,
+    processes_per_instance=2,
+    zygote="",
+    python="/usr/bin/python3",
+    prefixes=(),
+    worker={},
+    environ={},
+    binds=(),
+    memory_bytes=1 << 30,
+    cpus=1.0,
+    uid=-1,
+    network=False,
+    start_timeout_s=60.0,
+)
+
+
+def worker(slot: int, state: State = State.READY) -> Worker:
+    return Worker(f"w{slot}", FLEET.name, slot, slot // 2, Path("s"), Path("l"), plain=False, state=state)
+
+
+@pytest.mark.parametrize(
+    ("workers", "demand", "start", "stop"),
+    [
+        ([], 0, (0,), ()),
+        ([], 2, (0, 1), ()),
+        ([], 9, (0, 1, 2), ()),
+        ([worker(0)], 0, (), ()),
+        ([worker(1)], 2, (0,), ()),
+        ([worker(0, State.STOPPING)], 0, (0,), ()),
+        ([worker(0, State.STARTING), worker(1)], 2, (), ()),
+        ([worker(0), worker(1), worker(2), worker(3)], 0, (), ("w3",)),
+    ],
+)
+def test_gap_starts_what_lacks_and_stops_what_is_too_much(
+    workers: list[Worker], demand: int, start: tuple[int, ...], stop: tuple[str, ...]
+) -> None:
+    found = gap(FLEET, workers, demand)
+    assert (found.start_slots, found.stop) == (start, stop)
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts", "kills", "reason"),
+    [
+        ({}, {"name": "SIGKILL"}, 1, "OutOfMemory"),
+        ({}, {"name": "SIGKILL"}, 0, "Crashed"),
+        ({"stop_reason": "Idle"}, {"code": 0}, 0, "Idle"),
+        ({"failure": {"reason": "x"}, "state": State.STARTING}, {"code": 70}, 0, "StartFailed"),
+        ({"state": State.STARTING}, {"code": 1}, 0, "ExitedWhileStarting"),
+        ({}, {"code": 0}, 0, "Exited"),
+    ],
+)
+def test_an_exit_has_one_reason(changes: dict[str, object], facts: dict[str, object], kills: int, reason: str) -> None:
+    assert why_exited(replace(worker(0), **changes), facts, kills) == reason  # type: ignore[arg-type]
+
+
+def test_a_launch_table_with_unknown_or_missing_fields_is_refused() -> None:
+    with pytest.raises((KeyError, TypeError)):
+        parse({"fleets": {"x": {"prefixes": [], "binds": [], "surprise": 1}}})
+
+
+def test_the_journal_closes_lives_that_ended_with_the_supervisor(tmp_path: Path) -> None:
+    path, heartbeat = tmp_path / "j", Heartbeat(tmp_path / "h")
+    journal = Journal(path, heartbeat)
+    journal.record("started", worker="a", fleet="f", instance=0)
+    journal.record("started", worker="b", fleet="f", instance=1)
+    journal.record("exited", worker="a", fleet="f", instance=0)
+    heartbeat.beat()
+    last = heartbeat.last_ns()
+    journal.close()
+    with path.open("ab") as file:
+        file.write(b'{"seq": 99, "torn')  # a power cut in the middle of a line
+    again = Journal(path, Heartbeat(tmp_path / "h"))
+    again.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["seq"] for line in lines] == [1, 2, 3, 4]
+    assert lines[-1]["event"] == "exited"
+    assert (lines[-1]["worker"], lines[-1]["reason"], lines[-1]["at_ns"]) == ("b", "SupervisorLost", last)
+
+
+def test_a_torn_table_is_refused_and_a_missing_one_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    assert tables.read(path) == {}
+    tables.write(path, {"a": 1})
+    assert tables.read(path) == {"a": 1}
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(tables.TornTable):
+        tables.read(path)
