@@ -109,6 +109,13 @@ class Clary:
     def workers(self, endpoint: str) -> list[dict[str, Any]]:
         return [w for w in self.supervisor(op="list")["workers"] if w["fleet"].split("/")[1] == endpoint]
 
+    def ready(self, endpoint: str) -> list[dict[str, Any]]:
+        """The workers that serve, at least one: those being started have no process to speak of yet."""
+        found: list[dict[str, Any]] = wait_for(
+            lambda: [w for w in self.workers(endpoint) if w["state"] == "ready"], 30, f"a ready worker of {endpoint}"
+        )
+        return found
+
     def isolation(self) -> dict[str, Any]:
         """The walls around workers, by name."""
         found: dict[str, Any] = self.supervisor(op="list")["isolation"]
@@ -214,6 +221,12 @@ def wait_for(condition: Callable[[], Any], limit_s: float, what: str) -> Any:
             return value
         assert time.monotonic() < deadline, f"waited {limit_s} s for {what}"
         time.sleep(0.02)
+
+
+def signal_to(pid: int, number: int) -> None:
+    """os.kill for one real process: 0 and -1 would mean this test run itself and all who share its machine."""
+    assert pid > 1, f"{pid} is no process of clary's: not started yet, or already gone"
+    os.kill(pid, number)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import signal
 import threading
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from conftest import Clary, instance, leftovers, serverless, wait_for
+from conftest import Clary, instance, leftovers, serverless, signal_to, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +71,8 @@ def two_workers(clary: Clary, uri: str) -> str:
 
 def test_w1_an_idle_worker_killed_is_replaced_and_nobody_notices(broken: Clary, echo_uri: str) -> None:
     name = two_workers(broken, echo_uri)
-    victim = broken.workers(name)[0]
-    os.kill(victim["pid"], signal.SIGKILL)
+    victim = broken.ready(name)[0]
+    signal_to(victim["pid"], signal.SIGKILL)
     for _ in range(50):
         assert broken.invoke(name, "x", "text/plain") == b"x"
     wait_for(
@@ -92,7 +91,7 @@ def test_w2_a_worker_killed_under_load_fails_only_what_it_held(broken: Clary, ec
     with load(broken, name, 4) as hurt, load(broken, witness, 1) as clean:
         for _ in range(3):
             time.sleep(0.7)
-            os.kill(broken.workers(name)[0]["pid"], signal.SIGKILL)
+            signal_to(broken.ready(name)[0]["pid"], signal.SIGKILL)
         time.sleep(0.7)
     assert clean.failed == []
     assert len(hurt.failed) <= 3 * 4, hurt.failed  # at most what four clients had in flight, three times
@@ -116,8 +115,8 @@ def test_w4_a_hung_worker_is_ended_and_replaced(broken: Clary, echo_uri: str) ->
     name = broken.endpoint(
         broken.config(instance(broken.model(echo_uri, "clary/sklearn", {"SAGEMAKER_MODEL_SERVER_WORKERS": "1"})))
     )
-    victim = broken.workers(name)[0]
-    os.kill(victim["pid"], signal.SIGSTOP)
+    victim = broken.ready(name)[0]
+    signal_to(victim["pid"], signal.SIGSTOP)
     wait_for(lambda: broken.workers(name) and broken.workers(name)[0]["worker"] != victim["worker"], 40, "its end")
     wait_for(lambda: broken.workers(name)[0]["state"] == "ready", 10, "its successor")
     assert broken.invoke(name, "x", "text/plain") == b"x"
@@ -148,7 +147,7 @@ def test_a_zygote_killed_under_a_wake_costs_a_plain_start_and_no_more(broken: Cl
         wait_for(lambda: not broken.workers(name), 10, "zero workers")
         for zygote in broken.supervisor(op="list")["zygotes"]:
             if zygote["pid"]:
-                os.kill(zygote["pid"], signal.SIGKILL)
+                signal_to(zygote["pid"], signal.SIGKILL)
         assert broken.invoke(name, "x", "text/plain") == b"x"
     wait_for(lambda: all(z["state"] == "ready" for z in broken.supervisor(op="list")["zygotes"]), 60, "a zygote")
     broken.delete(name)
@@ -157,16 +156,16 @@ def test_a_zygote_killed_under_a_wake_costs_a_plain_start_and_no_more(broken: Cl
 def test_d1_the_proxy_killed_is_back_within_a_second_and_refuses_no_connect(broken: Clary, echo_uri: str) -> None:
     name = two_workers(broken, echo_uri)
     pid = broken.service_pid("proxy")
-    os.kill(broken.service_pid("control"), signal.SIGSTOP)  # back even with control away
+    signal_to(broken.service_pid("control"), signal.SIGSTOP)  # back even with control away
     try:
-        os.kill(pid, signal.SIGKILL)
+        signal_to(pid, signal.SIGKILL)
         started_s = time.monotonic()
         runtime = broken.client("sagemaker-runtime", read_timeout=10)
         answer = runtime.invoke_endpoint(EndpointName=name, Body=b"x", ContentType="text/plain")
         assert answer["Body"].read() == b"x"
         assert time.monotonic() - started_s < 5  # the page's promise is 1 s on a quiet machine
     finally:
-        os.kill(broken.service_pid("control"), signal.SIGCONT)
+        signal_to(broken.service_pid("control"), signal.SIGCONT)
     broken.delete(name)
 
 
@@ -178,12 +177,12 @@ def test_c1_control_killed_or_stopped_touches_no_invocation(broken: Clary, echo_
     wait_for(lambda: not broken.workers(sleeper), 10, "zero workers")
     with load(broken, name, 2) as steady:
         pid = broken.service_pid("control")
-        os.kill(pid, signal.SIGSTOP)
+        signal_to(pid, signal.SIGSTOP)
         assert broken.invoke(sleeper, "x", "text/plain") == b"x"  # wakes without control
-        os.kill(broken.workers(name)[0]["pid"], signal.SIGKILL)  # is replaced without control
+        signal_to(broken.ready(name)[0]["pid"], signal.SIGKILL)  # is replaced without control
         time.sleep(1.5)
         assert len([w for w in broken.workers(name) if w["state"] == "ready"]) == 2
-        os.kill(pid, signal.SIGKILL)
+        signal_to(pid, signal.SIGKILL)
         wait_for(lambda: broken.service_pid("control") not in (0, pid), 10, "control's successor")
         wait_for(broken.answers, 20, "the API")
     assert len(steady.failed) <= 2, steady.failed  # what the killed worker held
@@ -196,15 +195,15 @@ def test_c7_kill_9_of_everything_returns_without_hands(start_clary: Callable[...
     uri = one.upload(dict(forest.files))  # type: ignore[attr-defined]
     name = one.endpoint(one.config(instance(one.model(uri, "clary/sklearn"))))
     # The supervisor alone: every other process hears of it by its lifeline, whatever it is doing.
-    os.kill(one.supervisor(op="list")["pid"], signal.SIGKILL)
+    signal_to(one.supervisor(op="list")["pid"], signal.SIGKILL)
     wait_for(lambda: not leftovers(one.data), 5, "every process to hear of it")
     one.up()
     wait_for(lambda: any(w["state"] == "ready" for w in one.workers(name)), 30, "workers")
     for _ in range(3):
-        pids = [s["pid"] for s in one.supervisor(op="list")["services"]] + [w["pid"] for w in one.workers(name)]
-        supervisor = one.supervisor(op="list")["pid"]
-        for pid in [supervisor, *pids]:
-            os.kill(pid, signal.SIGKILL)
+        facts = one.supervisor(op="list")
+        for pid in [facts["pid"], *(s["pid"] for s in facts["services"]), *(w["pid"] for w in facts["workers"])]:
+            if pid:  # what is only now being started has none yet, and hears of the others' end
+                signal_to(pid, signal.SIGKILL)
         wait_for(lambda: not leftovers(one.data), 5, "every process to hear of it")
         one.up()
         assert one.settled(name)["EndpointStatus"] == "InService"

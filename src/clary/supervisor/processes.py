@@ -51,7 +51,12 @@ def start_time(pid: int) -> int:
 
 
 def end(pid: int, number: int) -> None:
-    """Signals the whole session that `pid` leads, and `pid` itself should it not lead one yet."""
+    """Signals the whole session that `pid` leads, and `pid` itself should it not lead one yet.
+
+    Raises: ValueError for 0, 1 and below, which the kernel reads as our own group, init, or everybody.
+    """
+    if pid <= 1:
+        raise ValueError(f"{pid} is no process of ours")
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
         return

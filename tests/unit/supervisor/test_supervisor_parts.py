@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clary import tables
+from clary.supervisor import processes
 from clary.supervisor.fleet import Fleet, parse
 from clary.supervisor.journal import Heartbeat, Journal
 from clary.supervisor.workers import State, Worker, gap, why_exited
@@ -106,3 +108,9 @@ def test_a_torn_table_is_refused_and_a_missing_one_is_empty(tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(tables.TornTable):
         tables.read(path)
+
+
+@pytest.mark.parametrize("pid", [0, 1, -1])
+def test_a_signal_never_goes_to_our_own_group_or_to_everybody(pid: int) -> None:
+    with pytest.raises(ValueError, match="no process of ours"):
+        processes.end(pid, signal.SIGTERM)
