@@ -38,7 +38,7 @@ class Settings:
     keep_alive_s: float = _row(-1.0, "Idle seconds after which a sleeping variant's worker goes; -1 adapts to traffic.")
     hold_s: float = _row(2.0, "Longest time that Create/UpdateEndpoint wait for InService before they answer.")
     uid_first: int = _row(52000, "First of the uids that endpoints' workers run under (as root).")
-    uid_last: int = _row(59999, "Last of those uids.")
+    uid_last: int = _row(59999, "Last of those uids; the 65 after it are the unpacker's and the unprivileged zygotes'.")
     durability: str = _row("full", "Object store: full survives a power cut, process survives only a crash.")
     environments_dir: str = _row("", "Folder of environments and interpreters; inside the data folder when empty.")
     host_names: str = _row("", "Further host names that unsigned requests may be sent to, separated by commas.")

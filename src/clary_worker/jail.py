@@ -163,6 +163,8 @@ def _build_root(jail: Any) -> None:
         if mode == "ro":
             keep = _mount_flags(place) | (0 if target == "/dev" else MS_NODEV)
             _mount("none", place, "", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | keep)
+    for path in jail.folders:
+        os.makedirs(root + path, exist_ok=True)
     for target, path in jail.links:
         os.makedirs(os.path.dirname(root + path) or root, exist_ok=True)
         os.symlink(target, root + path)
@@ -188,6 +190,7 @@ class _Order:
     new_root = ""
     binds: Any = ()
     links: Any = ()
+    folders: Any = ()
     tmp_bytes = 0
     cgroup_procs: Any = ()
     rlimits: Dict[str, int] = {}  # noqa: RUF012 - read only

@@ -12,7 +12,7 @@ import pickle
 import re
 import sys
 import warnings
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from . import artifacts, snapshots
 from .contract import LoadError
@@ -74,6 +74,36 @@ def preload(framework: str) -> List[str]:
     for room in _OUR_ROOMS.get(framework, ()):
         importlib.import_module(__package__ + "." + room)
     return done
+
+
+def preload_distributions(names: Sequence[str]) -> List[str]:
+    """Imports the top-level packages of installed distributions (what a user's requirements.txt names).
+
+    One that cannot be imported ahead of time is left to the script that wants it: there its failure has a reader.
+    """
+    from importlib import metadata
+
+    done = []
+    for name in names:
+        for module in _top_levels(metadata, name):
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                sys.stderr.write("not imported ahead of time: %s: %s: %s\n" % (module, type(error).__name__, error))
+            else:
+                done.append(module)
+    return done
+
+
+def _top_levels(metadata: Any, distribution: str) -> List[str]:
+    """The names that a distribution adds to the import path, as its list of files tells."""
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        return []
+    tops = {file.parts[0] for file in files if len(file.parts) == 2 and file.parts[1] == "__init__.py"}
+    tops |= {file.name[:-3] for file in files if len(file.parts) == 1 and file.suffix == ".py"}
+    return sorted(top for top in tops if top.isidentifier() and not top.startswith("_"))
 
 
 def load(model_dir: str, framework: str, threads: int, environ: Dict[str, str], cache_dir: str = "") -> Tuple[Any, str]:

@@ -15,12 +15,13 @@ import sys
 import traceback
 from typing import Any, Dict
 
-from . import command, jail, lifeline, server
+from . import command, guest, jail, lifeline, server
 from .spec import JailSpec, WorkerSpec
 
 # Thread pools that were sized to one before the framework's import and may grow in a child (decisions of the project:
 # fork first, raise the count afterwards).
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+MAPPING_LIMIT_S = 5.0
 
 
 class Status:
@@ -47,13 +48,25 @@ class Status:
         self._told = True
         self._send({"state": "failed", "reason": reason[:4096], "hint": hint[:1024]})
 
+    def await_mapping(self) -> None:
+        """Tells that this process is in its user namespace and waits for its uid there. Raises: OSError when late."""
+        self._send({"state": "unmapped"})
+        self._socket.settimeout(MAPPING_LIMIT_S)
+        answer = self._socket.recv(1)
+        self._socket.settimeout(None)
+        if not answer:
+            raise OSError("the supervisor did not map this worker's uid")
+
     @property
     def told(self) -> bool:
         return self._told
 
 
-def run(message: Dict[str, Any], listener: int, log: int, status: int, life: int) -> int:
-    """Serves until told to stop; the process's exit code. `message` is {"worker": ..., "jail": ...}."""
+def run(message: Dict[str, Any], listener: int, log: int, status: int, life: int, *trees: int) -> int:
+    """Serves until told to stop; the process's exit code. `message` is {"worker": ..., "jail": ...}.
+
+    `trees`: descriptors of the mount trees of a guest's jail.
+    """
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -65,8 +78,13 @@ def run(message: Dict[str, Any], listener: int, log: int, status: int, life: int
     lifeline.hold(life)
     teller = Status(status)
     spec = WorkerSpec.from_dict(message["worker"])
+    walls = JailSpec.from_dict(message["jail"])
     try:
-        jail.enter(JailSpec.from_dict(message["jail"]))
+        if walls.guest:
+            guest.enter(walls, trees, teller.await_mapping)
+            lifeline.hold(life)  # again: who may be signalled was settled by the uid we then had
+        else:
+            jail.enter(walls)
     except OSError as error:
         teller.failed(str(error), "run `clary doctor` to see what this host's kernel allows")
         return 71

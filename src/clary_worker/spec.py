@@ -47,12 +47,16 @@ class JailSpec:
     new_root: str = ""  # an empty folder to build the private root on; "" means no mount namespace
     binds: List[List[str]] = field(default_factory=list)  # [source, target, "ro" | "rw"]
     links: List[List[str]] = field(default_factory=list)  # [target, path]: symlinks of the private root
+    folders: List[str] = field(default_factory=list)  # empty folders of the private root, to be mounted on later
     tmp_bytes: int = 0  # size of the private /tmp and /dev/shm
     mount_proc: bool = False
     private_network: bool = False
     cgroup_procs: List[str] = field(default_factory=list)  # files to write "0" to
     rlimits: Dict[str, int] = field(default_factory=dict)  # "NOFILE" -> soft and hard limit
     no_new_privs: bool = True
+    # A child of an unprivileged zygote: it stands in that one's walls already and puts up its own inside (`guest`).
+    guest: bool = False
+    grafts: List[str] = field(default_factory=list)  # where the mount trees that came with the order are to be seen
 
     @classmethod
     def from_dict(cls, data: Dict[str, Any]) -> JailSpec:

@@ -1,11 +1,14 @@
-"""A warm interpreter that forks workers: `python -I -m clary_worker.zygote FRAMEWORK FD`.
+"""A warm interpreter that forks workers: `python -I -m clary_worker.zygote FRAMEWORK FD [DISTRIBUTION ...]`.
 
 A framework import costs most of a second; a fork of a process that has done it costs milliseconds, and one made ahead
 of time costs the wake nothing. The zygote imports the framework once, holds no model, no event loop and no second
 thread, and waits on FD, a SOCK_SEQPACKET socket to the supervisor:
 
-    supervisor -> zygote   {"worker": {...}, "jail": {...}, ...} + descriptors [listener, log, status, lifeline]
+    supervisor -> zygote   {"worker": {...}, "jail": {...}, ...} + descriptors [listener, log, status, lifeline, ...]
     zygote -> supervisor   {"state": "ready", "threads": 1, "imported": [...]}, then per order {"forked": id, "pid": n}
+
+Where the environment holds packages of a user's choice this process is jailed before its first line and has no rights;
+its children then put up their own walls inside (see `guest`).
 
 Each worker is forked twice: the process in the middle leaves at once, so that the supervisor (a subreaper) adopts and
 reaps the worker. The middle one is forked ahead of time and waits: a wake pays for one fork, not two. The child enters
@@ -23,7 +26,7 @@ import select
 import signal
 import socket
 import sys
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from . import loader, process
 
@@ -33,7 +36,7 @@ SPARE_AFTER_S = 0.05
 SAFE_EXTRA_THREADS = {"onnxruntime": 1}
 
 
-def receive(channel: socket.socket, max_fds: int = 8) -> Tuple[Dict[str, Any], List[int]]:
+def receive(channel: socket.socket, max_fds: int = 64) -> Tuple[Dict[str, Any], List[int]]:
     """One message and its descriptors; ({}, []) when the other side is gone."""
     size = array.array("i").itemsize
     data, ancillary, _, _ = channel.recvmsg(
@@ -55,6 +58,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=descriptor)
     imported = loader.preload(framework)
+    imported += loader.preload_distributions(sys.argv[3:])
     gc.collect()
     gc.freeze()  # the children then do not write to pages of objects that they share with us
     allowed = 1 + SAFE_EXTRA_THREADS.get(framework, 0)
@@ -82,7 +86,7 @@ def _serve(channel: socket.socket, allowed_threads: int) -> None:
         message, descriptors = receive(channel)
         if not message:
             return
-        (spare or Spare(channel)).order(message, descriptors)
+        (spare or Spare(channel, descriptors)).order(message, descriptors)
         spare = None
         for number in descriptors:
             os.close(number)
@@ -97,14 +101,16 @@ def _reap() -> None:
 
 
 class Spare:
-    """The middle process, forked and waiting for its order."""
+    """The middle process, forked and waiting for its order. `inherited`: descriptors of ours that it must not keep."""
 
-    def __init__(self, supervisor: socket.socket) -> None:
+    def __init__(self, supervisor: socket.socket, inherited: Sequence[int] = ()) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             code = 70
             try:
                 self._channel.close()
+                for number in inherited:
+                    os.close(number)
                 code = _stand_by(supervisor, theirs)
             finally:
                 os._exit(code)

@@ -6,8 +6,10 @@ The model's script runs a probe by name and tells what came of it: "refused: ...
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,14 +118,18 @@ def transform_fn(model, body, content_type, accept):
 '''
 
 
-@pytest.fixture(scope="module")
-def endpoints(clary: Clary) -> Iterator[tuple[str, str]]:
-    """The prober's endpoint and a neighbour's."""
+@pytest.fixture(scope="module", params=["locked packages", "packages of the user's choice"])
+def endpoints(clary: Clary, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """The prober's endpoint and a neighbour's: children of a zygote with our rights, or of one without any."""
     level = clary.isolation()["level"]
     if level != "root":
         pytest.skip(f"isolation is {level!r} here ({clary.isolation()['reason']}): these walls stand only as root")
-    model = clary.model(clary.upload({"code/inference.py": PROBES, "secret.txt": "of this model"}), "clary/sklearn")
+    files = {"code/inference.py": PROBES, "secret.txt": "of this model"}
+    if request.param != "locked packages":
+        files["code/requirements.txt"] = "humanize==4.12.3\n"
+    model = clary.model(clary.upload(files), "clary/sklearn")
     names = (clary.endpoint(clary.config(instance(model))), clary.endpoint(clary.config(instance(model))))
+    assert not any(worker["plain"] for name in names for worker in clary.workers(name))
     yield names
     for name in names:
         clary.delete(name)
@@ -220,6 +226,21 @@ def test_nothing_of_clary_is_left_in_the_environment_or_open(clary: Clary, endpo
     files = [place for place in opened if place.startswith("/") and not place.startswith(("/dev/", "/proc/"))]
     # The worker's own log is its standard output; nothing else of the data folder may be open.
     assert [place for place in files if "/logs/workers/" not in place and not place.startswith("/opt/ml")] == []
+
+
+def test_a_zygote_with_packages_of_the_users_choice_has_no_rights(clary: Clary, endpoints: tuple[str, str]) -> None:
+    uids = {}
+    for zygote in clary.supervisor(op="list")["zygotes"]:
+        status = Path(f"/proc/{zygote['pid']}/status").read_text()
+        facts = dict(line.split(":\t", 1) for line in status.splitlines())
+        uids[zygote["key"].count("-") > 1] = int(facts["Uid"].split()[0])
+        if zygote["key"].count("-") > 1:  # a third word: the role that it belongs to
+            assert int(facts["CapEff"], 16) == int(facts["CapPrm"], 16) == 0
+            assert facts["NoNewPrivs"] == "1"
+            assert not os.path.exists(f"/proc/{zygote['pid']}/root{clary.data}")
+    assert uids.get(True, 60001) > 60000
+    assert uids.get(False, 0) == 0
+    assert uids
 
 
 def test_what_one_worker_leaves_in_tmp_no_other_sees(clary: Clary, endpoints: tuple[str, str]) -> None:

@@ -90,6 +90,11 @@ def _walls(isolation: dict[str, Any]) -> list[tuple[str, str, str]]:
                 ("cgroup_version", "memory and process limits"),
             )
         ),
+        (
+            "fast wakes with requirements.txt",
+            "ok" if isolation["guests"] or isolation["level"] == "none" else "note",
+            isolation["guests_reason"] and f"{isolation['guests_reason']}: such workers are started plainly",
+        ),
     ]
 
 

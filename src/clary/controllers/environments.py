@@ -1,8 +1,8 @@
 """Images to interpreters: resolve the recipe, build its environment once through the supervisor, keep it current.
 
 The builds' commands run as tasks of the supervisor, the only process that starts others. What a user's
-`requirements.txt` names is installed from wheels only, so that no stranger's build script runs as us; and such an
-environment gets no zygote, because a zygote would import it with our rights.
+`requirements.txt` names is installed from wheels only, so that no stranger's build script runs as us; and the zygote of
+such an environment runs without any rights, behind walls of its own, one an execution role.
 """
 
 from __future__ import annotations
@@ -125,9 +125,13 @@ class RecipeEnvironments:
             prefixes=(str(built.folder), _prefix(built.python)),
             framework=recipe.framework,
             # The worker package is part of the key: a zygote of an older one is never forked from.
-            zygote=""
-            if not built.trusted or recipe.framework == "command"
-            else f"{built.digest[:16]}-{self._worker_hash[:8]}",
+            zygote="" if recipe.framework == "command" else f"{built.digest[:16]}-{self._worker_hash[:8]}",
+            trusted=built.trusted,
+            imports=tuple(
+                dict.fromkeys(
+                    environments.distribution_name(line) for line in environments.requirement_lines(requirements_txt)
+                )
+            ),
             resolved_image=recipe.resolved_image,
             note="; ".join(notes),
         )

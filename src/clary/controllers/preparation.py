@@ -33,9 +33,11 @@ class Environment:
     python: str
     prefixes: tuple[str, ...]
     framework: str
-    zygote: str
+    zygote: str  # key of its warm interpreter; "" for none
     resolved_image: str
     note: str = ""
+    trusted: bool = True  # nothing of a user's choice is in it
+    imports: tuple[str, ...] = ()  # distributions that the user named: worth importing ahead of time
     command: tuple[str, ...] = ()
 
 
@@ -157,6 +159,8 @@ class Preparation:
             prefixes=environment.prefixes,
             framework=environment.framework,
             zygote=environment.zygote,
+            zygote_trusted=environment.trusted,
+            zygote_imports=environment.imports,
             model_dir=str(model_dir),
             code_dir=code_dir,
             artifact_bytes=size,

@@ -16,6 +16,7 @@ from typing import Any
 
 from clary import tables
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
+from clary.domain.isolation import zygote_environ, zygote_key
 from clary.domain.placement import Host, Share, fit_instance, fit_serverless
 from clary.domain.prices import PriceBook
 from clary.domain.rollout import FleetSize, rolling_out, route, running, size
@@ -155,11 +156,16 @@ class Publisher:
                         continue
                     name = deployment.fleet(endpoint.record.place.region, endpoint.record.name, variant.name)
                     fleets[name] = self._fleet(endpoint.record, variant, prepared, sizes[variant.name])
-                    if prepared.zygote:
-                        zygotes[prepared.zygote] = {
+                    zygote = fleets[name]["zygote"]
+                    if zygote:
+                        zygotes[zygote] = {
                             "python": prepared.python,
                             "framework": prepared.framework,
                             "prefixes": list(prepared.prefixes),
+                            "trusted": prepared.zygote_trusted,
+                            "network": fleets[name]["network"],
+                            "imports": list(prepared.zygote_imports),
+                            "environ": zygote_environ(variant.container.environment),
                         }
         return {"generation": self._generation, "fleets": fleets, "zygotes": zygotes}
 
@@ -177,13 +183,16 @@ class Publisher:
         threads = max(1, int(share.cpus) // share.processes)
         environment = variant.container.environment
         network = bool(self._settings.get("worker_network")) and not variant.network_isolation
+        zygote = zygote_key(
+            prepared.zygote, prepared.zygote_trusted, variant.role_arn, network, variant.container.environment
+        )
         return {
             "endpoint": record.name,
             "variant": variant.name,
             "min": wanted.min,
             "max": max(wanted.max, 1),
             "processes_per_instance": share.processes,
-            "zygote": prepared.zygote,
+            "zygote": zygote,
             "python": prepared.python,
             "prefixes": list(prepared.prefixes),
             "worker": {

@@ -119,6 +119,8 @@ class Prepared:
     framework: str
     zygote: str  # key of the warm interpreter; "" where there must be none
     model_dir: str
+    zygote_trusted: bool = True  # False: it holds packages of the user's choice and runs without rights
+    zygote_imports: tuple[str, ...] = ()  # distributions that it imports besides the framework
     code_dir: str = ""
     artifact_bytes: int = 0
     etags: dict[str, str] = field(default_factory=dict)  # by URI, as they were when the files were fetched

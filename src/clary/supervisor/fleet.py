@@ -18,6 +18,9 @@ class ZygoteSpec:
     framework: str
     prefixes: tuple[str, ...]  # folders that its children must see: the environment and its base interpreter
     environ: tuple[tuple[str, str], ...] = ()
+    trusted: bool = True  # everything in it came from our own hashed locks: it may be imported with our rights
+    network: bool = False  # whether its children may open connections (an untrusted one shares its network with them)
+    imports: tuple[str, ...] = ()  # distributions to import besides the framework
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ def parse(table: dict[str, Any]) -> tuple[dict[str, Fleet], dict[str, ZygoteSpec
             framework=spec["framework"],
             prefixes=tuple(spec["prefixes"]),
             environ=tuple(sorted(spec.get("environ", {}).items())),
+            trusted=spec["trusted"],
+            network=spec["network"],
+            imports=tuple(spec["imports"]),
         )
         for key, spec in table.get("zygotes", {}).items()
     }

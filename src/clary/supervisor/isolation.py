@@ -12,17 +12,25 @@ import os
 import platform
 import shutil
 import stat
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clary.supervisor import mount_trees
 from clary.supervisor.cgroups import Cgroups
-from clary.supervisor.fleet import Fleet
+from clary.supervisor.fleet import Fleet, ZygoteSpec
 
 SYSTEM_FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64")
 # World-readable files that programs look up; no secrets, no other users' names.
 ETC_FILES = ("ld.so.cache", "localtime", "nsswitch.conf", "resolv.conf", "ssl", "ca-certificates", "mime.types")
 DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))  # major 1
+# Zygotes that have no rights: a uid each, after the range of the workers' uids.
+ZYGOTE_UIDS = 64
+# What a zygote without rights may hold: imports, no model.
+ZYGOTE_MEMORY_BYTES, ZYGOTE_PIDS = 4 << 30, 1024
+# The empty folders of such a zygote's root on which its children mount what is theirs.
+STATIONS = ("/opt/ml/model", "/opt/ml/code", "/opt/ml/additional-model-data-sources", "/var/cache/clary")
 CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET = 0x10000000, 0x20000, 0x40000000
 
 
@@ -37,6 +45,8 @@ class Isolation:
     hidden_processes: bool
     cgroup_version: int
     reason: str = ""  # why not stronger
+    guests: bool = False  # zygotes of environments with packages of the user's choice: jailed, with uids of their own
+    guests_reason: str = ""  # why not: workers of such environments are started plainly
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,8 +65,11 @@ def probe(cgroups: Cgroups, allowed: bool) -> Isolation:
             return Isolation("root", True, False, False, False, cgroups.version, reason)
         return Isolation("none", False, False, False, False, 0, reason)
     if not root:
-        return Isolation("user", False, True, True, False, 0, "not root: no uid per endpoint, no control groups")
-    return Isolation("root", True, True, True, _kernel() >= (5, 8), cgroups.version)
+        told = "not root: no uid per endpoint, no control groups"
+        return Isolation("user", False, True, True, False, 0, told, guests_reason="not root")
+    hidden = _kernel() >= (5, 8)
+    refusal = mount_trees.refusal(65534) if hidden else "Linux is older than 5.8"
+    return Isolation("root", True, True, True, hidden, cgroups.version, "", not refusal, refusal)
 
 
 def _kernel() -> tuple[int, int]:
@@ -148,11 +161,47 @@ class Jails:
             jail |= {"uid": fleet.uid, "gid": fleet.uid}
             jail["rlimits"]["NPROC"] = fleet.pids
         if walls.private_root:
-            jail |= self._private_root(fleet)
+            jail |= self._private_root(fleet.prefixes, fleet.binds, fleet.tmp_bytes)
         jail["private_network"] = walls.private_network and not fleet.network
         return jail
 
-    def _private_root(self, fleet: Fleet) -> dict[str, Any]:
+    def of_guest(self, fleet: Fleet) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """The jail of a child of a zygote without rights, and the folders (path, "ro" | "rw") grafted into it."""
+        hidden = [path for path in fleet.prefixes if path.startswith(("/tmp/", "/dev/shm/"))]  # by its own tmpfs there
+        jail = {
+            "guest": True,
+            "uid": fleet.uid,
+            "gid": fleet.uid,
+            "rlimits": {"NOFILE": fleet.nofile, "CORE": 0, "NPROC": fleet.pids},
+            "tmp_bytes": fleet.tmp_bytes,
+            "grafts": [*hidden, *(target for _, target, _ in fleet.binds)],
+        }
+        return jail, [*((path, "ro") for path in hidden), *((source, mode) for source, _, mode in fleet.binds)]
+
+    def of_zygote(self, spec: ZygoteSpec, uid: int) -> dict[str, Any]:
+        """The jail of a zygote without rights: its environment and nothing else; no model, no capability."""
+        walls = self.isolation
+        name = zygote_group(spec)
+        if walls.cgroup_version and name not in self._procs:
+            self._procs[name] = self._cgroups.create(name, ZYGOTE_MEMORY_BYTES, ZYGOTE_PIDS, float(os.cpu_count() or 1))
+        return {
+            **self._private_root(spec.prefixes, (), 64 << 20),
+            "uid": uid,
+            "gid": uid,
+            "no_new_privs": True,
+            "rlimits": {"CORE": 0, "NPROC": ZYGOTE_PIDS},
+            "cgroup_procs": self._procs.get(name, []),
+            "private_network": walls.private_network and not spec.network,
+            "folders": list(STATIONS),
+        }
+
+    def leave_zygote(self, spec: ZygoteSpec) -> None:
+        """Removes the group of a zygote that has ended; one that is still busy stays until the same key ends again."""
+        name = zygote_group(spec)
+        if name in self._procs and self._cgroups.remove(name):
+            del self._procs[name]
+
+    def _private_root(self, prefixes: Sequence[str], own: Sequence[Sequence[str]], tmp_bytes: int) -> dict[str, Any]:
         binds, links = [], []
         for name in SYSTEM_FOLDERS:
             path = Path("/") / name
@@ -166,18 +215,23 @@ class Jails:
         else:  # without the right to make nodes: the host's own, one by one
             binds += [[f"/dev/{name}", f"/dev/{name}", "rw"] for name, _ in DEVICES]
             binds.append(["/proc", "/proc", "rw"])
-        for prefix in fleet.prefixes:
+        for prefix in prefixes:
             if not prefix.startswith("/usr/") and prefix != "/usr":
                 binds.append([prefix, prefix, "ro"])
-        binds += [list(bind) for bind in fleet.binds]
+        binds += [list(bind) for bind in own]
         return {
             "user_namespace": self.isolation.level == "user",
             "new_root": str(self._folder / "root"),
             "binds": binds,
             "links": links,
-            "tmp_bytes": fleet.tmp_bytes,
+            "tmp_bytes": tmp_bytes,
             "mount_proc": self.isolation.hidden_processes,
         }
+
+
+def zygote_group(spec: ZygoteSpec) -> str:
+    """The control group of a zygote without rights."""
+    return f"zygote~{spec.key}"
 
 
 def group_name(fleet_name: str, instance: int | None = None) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import selectors
 import signal
@@ -18,20 +17,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from clary import tables
 from clary.paths import Layout
-from clary.supervisor import cgroups, fleet, isolation, processes
+from clary.supervisor import cgroups, fleet, isolation, mount_trees, processes
 from clary.supervisor.channel import Channel
-from clary.supervisor.fleet import Fleet
+from clary.supervisor.fleet import Fleet, ZygoteSpec
 from clary.supervisor.joiner import Joiner
 from clary.supervisor.journal import HEARTBEAT_S, Heartbeat, Journal
 from clary.supervisor.operations import DRAIN_S, Operations
 from clary.supervisor.services import Service
 from clary.supervisor.tasks import Tasks
-from clary.supervisor.workers import State, Worker, gap, why_exited
+from clary.supervisor.workers import MAX_STATUS_BYTES, State, UidMapping, Worker, gap, status_message, why_exited
 from clary.supervisor.zygotes import IMPORT_LIMIT_S, ONE_THREAD, Zygote
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between a worker's death before it was ready and its successor
@@ -189,6 +187,8 @@ class Supervisor:
     def _close(self) -> None:
         for name in [*self.fleets, *self.dismissed]:
             self.jails.dismiss(name)
+        for zygote in self.zygotes.values():
+            self.jails.leave_zygote(zygote.spec)
         assert self.channel is not None
         self.channel.close()
         self.journal.close()
@@ -218,7 +218,9 @@ class Supervisor:
                 self.stop_worker(worker, "FleetRemoved", DRAIN_S)
         now = time.monotonic()
         for key, spec in zygotes.items():
-            zygote = self.zygotes.setdefault(key, Zygote(spec, self.layout.logs / f"zygote-{key}.log"))
+            zygote = self.zygotes.get(key)
+            if zygote is None:
+                zygote = self.zygotes[key] = self._new_zygote(spec)
             zygote.unwanted_since_mono_s = None
             if zygote.state == "dead" and now >= zygote.restart_at_mono_s and not self.stopping:
                 zygote.start(self.selector, self._zygote_said)
@@ -227,6 +229,22 @@ class Supervisor:
                 zygote.unwanted_since_mono_s = now
         for wanted in fleets.values():
             self.fill(wanted, 0)
+
+    def _new_zygote(self, spec: ZygoteSpec) -> Zygote:
+        """One that is not to be trusted is jailed under a uid of its own; without such walls it is never started."""
+        log = self.layout.logs / f"zygote-{spec.key}.log"
+        walls = self.jails.isolation
+        if spec.trusted or walls.level == "none":  # without walls its import could do no more than its workers can
+            return Zygote(spec, log)
+        first = int(self.settings["uid_last"]) + 2  # the one between is the unpacker's
+        taken = {zygote.uid for zygote in self.zygotes.values()}
+        uid = next((uid for uid in range(first, first + isolation.ZYGOTE_UIDS) if uid not in taken), -1)
+        if not walls.guests or uid < 0:
+            zygote = Zygote(spec, log)
+            zygote.state = "unsafe"
+            zygote.detail = {"reason": walls.guests_reason or "all uids of zygotes are taken"}
+            return zygote
+        return Zygote(spec, log, self.jails.of_zygote(spec, uid), uid)
 
     def _of(self, fleet_name: str) -> list[Worker]:
         return [w for w in self.workers.values() if w.fleet == fleet_name]
@@ -267,6 +285,7 @@ class Supervisor:
         log = os.open(worker.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         ours, theirs = socket.socketpair()
         life = self.lifeline()
+        trees: list[int] = []
         try:
             listener.bind(str(worker.address))
             os.chmod(worker.address, 0o600)
@@ -277,9 +296,15 @@ class Supervisor:
                 "environ": wanted.environ,
             }
             zygote = self.zygotes.get(wanted.zygote)
+            descriptors = [listener.fileno(), log, theirs.fileno(), life]
             if zygote is not None and not plainly:
                 worker.groups = order["jail"].pop("cgroup_procs")
-            descriptors = [listener.fileno(), log, theirs.fileno(), life]
+                if zygote.jail is not None:
+                    order["jail"], folders = self.jails.of_guest(wanted)
+                    for path, mode in folders:
+                        trees.append(mount_trees.open_tree(path, mode))
+                    descriptors += trees
+                    worker.mapping = UidMapping.AWAITED
             worker.started_ns = time.time_ns()
             if zygote is not None and not plainly and zygote.fork(order, descriptors):
                 worker.plain = False
@@ -287,6 +312,7 @@ class Supervisor:
             else:
                 order["jail"] = self.jails.of(wanted, worker.instance)
                 worker.groups = []
+                worker.mapping = UidMapping.NONE
                 worker.pid = self._start_plain(wanted, order, listener.fileno(), log, theirs.fileno(), life)
                 worker.deadline_mono_s = worker.ordered_mono_s + wanted.start_timeout_s
         except OSError as error:
@@ -299,6 +325,8 @@ class Supervisor:
             os.close(log)
             os.close(life)
             theirs.close()
+            for tree in trees:
+                os.close(tree)
         ours.setblocking(False)
         worker.status = ours
         self.selector.register(ours, selectors.EVENT_READ, lambda _mask: self._status(worker))
@@ -312,31 +340,35 @@ class Supervisor:
         """Executes the environment's interpreter behind the walls; our own interpreter puts them up first."""
         worker_order = processes.memory_file({"worker": order["worker"], "environ": order["environ"]})
         argv = [wanted.python, "-I", "-u", "-m", "clary_worker", "5", "6", "7", "8"]
-        outer = processes.memory_file(
-            {"jail": order["jail"], "argv": argv, "environ": {**ONE_THREAD, **order["environ"]}}
-        )
-        program = str(Path(__file__).parents[2] / "clary_worker" / "jail.py")
+        descriptors = {1: log, 2: log, 5: worker_order, 6: listener, 7: status, 8: life}
         try:
-            return processes.start(
-                [sys.executable, "-I", "-S", program, "4"],
-                {"PATH": "/usr/bin:/bin"},
-                {1: log, 2: log, 4: outer, 5: worker_order, 6: listener, 7: status, 8: life},
-            )
+            return processes.start_jailed(argv, {**ONE_THREAD, **order["environ"]}, descriptors, order["jail"])
         finally:
             os.close(worker_order)
-            os.close(outer)
 
     def _zygote_said(self, zygote: Zygote, message: dict[str, Any]) -> None:
         if "forked" in message:
-            worker = self.workers.get(message["forked"])
-            if worker is not None and not worker.pid:
-                worker.pid = message["pid"]
-                self._announced(worker)
+            worker = self.workers.get(str(message["forked"]))
+            if worker is None or worker.pid:
+                return
+            pid = message.get("pid")
+            if zygote.uid >= 0 and not self._is_child(zygote, worker, pid):
+                self.say(f"zygote={zygote.spec.key} event=lied worker={worker.id} pid={pid!r} action=killed")
+                zygote.stop()
+                return
+            worker.pid = message["pid"]
+            self._announced(worker)
             return
-        zygote.state = message["state"]
+        zygote.state = "ready" if message.get("state") == "ready" else "unsafe"
         zygote.detail = {key: message[key] for key in ("threads", "imported") if key in message}
         self.say(f"zygote={zygote.spec.key} event={zygote.state} threads={message.get('threads')}")
         self._fill_waiting(zygote.spec.key)
+
+    def _is_child(self, zygote: Zygote, worker: Worker, pid: object) -> bool:
+        """Whether an order of this zygote's may have become this process: one that has its uid and no other."""
+        wanted = self.fleets.get(worker.fleet)
+        ours = wanted is not None and wanted.zygote == zygote.spec.key
+        return ours and isinstance(pid, int) and pid > 1 and set(processes.uids(pid)) == {zygote.uid}
 
     def _fill_waiting(self, zygote_key: str) -> None:
         """The fleets that waited for a zygote: forked when it is ready, started plainly when it is not to be."""
@@ -364,6 +396,7 @@ class Supervisor:
             label=wanted.label if wanted else {},
         )
         self._tell(worker)
+        self._map(worker)
         if worker.pid in self.unclaimed_exits:
             self._exited(worker, self.unclaimed_exits.pop(worker.pid))
 
@@ -378,13 +411,32 @@ class Supervisor:
             data = b""
         *lines, worker.status_bytes = (worker.status_bytes + data).split(b"\n")
         for line in lines:
-            self._told(worker, json.loads(line))
-        if not data:
+            told = status_message(line)
+            if told is None:
+                data = b""  # the model's code has taken hold of the socket: nothing more on it is believed
+                break
+            self._told(worker, told)
+        if not data or len(worker.status_bytes) > MAX_STATUS_BYTES:
             self._close_status(worker)
+
+    def _map(self, worker: Worker) -> None:
+        """Gives a guest its endpoint's uid, once it has asked and its pid is known. Happens once a worker."""
+        wanted = self.fleets.get(worker.fleet)
+        if worker.mapping is not UidMapping.ASKED or not worker.pid or worker.status is None or wanted is None:
+            return
+        worker.mapping = UidMapping.NONE
+        try:
+            processes.map_uid(worker.pid, wanted.uid)
+            worker.status.send(b"+")
+        except OSError as error:
+            self.say(f"worker={worker.id} event=not_mapped reason={error}")  # its start runs out of time: plainly then
 
     def _told(self, worker: Worker, message: dict[str, Any]) -> None:
         wanted = self.fleets.get(worker.fleet)
         match message.get("state"):
+            case "unmapped" if worker.mapping is UidMapping.AWAITED:
+                worker.mapping = UidMapping.ASKED
+                self._map(worker)
             case "loading":
                 worker.loading = True
                 if worker.state is State.STARTING and wanted:
@@ -564,6 +616,7 @@ class Supervisor:
                 zygote.stop()
                 if not zygote.pid:
                     zygote.close(self.selector)
+                    self.jails.leave_zygote(zygote.spec)
                     del self.zygotes[key]
             elif zygote.state == "dead" and since is None and now >= zygote.restart_at_mono_s and not self.stopping:
                 zygote.start(self.selector, self._zygote_said)

@@ -7,9 +7,12 @@ import fcntl
 import json
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+JAIL_PROGRAM = str(Path(__file__).parents[2] / "clary_worker" / "jail.py")
 _HIGH = 64  # sources are moved above this before they are put on their numbers, so that none overwrites another
 
 
@@ -38,6 +41,21 @@ def start(argv: Sequence[str], environ: Mapping[str, str], descriptors: Mapping[
             os.close(ours)
 
 
+def start_jailed(
+    argv: Sequence[str], environ: Mapping[str, str], descriptors: Mapping[int, int], jail: Mapping[str, Any]
+) -> int:
+    """As `start`, behind the walls of `jail` (`JailSpec` fields), which our own interpreter puts up first.
+
+    Number 4 is taken by the order itself. Raises: OSError when it cannot be executed.
+    """
+    order = memory_file({"jail": jail, "argv": list(argv), "environ": dict(environ)})
+    try:
+        launcher = [sys.executable, "-I", "-S", JAIL_PROGRAM, "4"]
+        return start(launcher, {"PATH": "/usr/bin:/bin"}, {**descriptors, 4: order})
+    finally:
+        os.close(order)
+
+
 def start_time(pid: int) -> int:
     """Clock ticks since boot at which `pid` started (proc(5), stat field 22); 0 when it is gone.
 
@@ -48,6 +66,26 @@ def start_time(pid: int) -> int:
             return int(file.read().rpartition(b")")[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def uids(pid: int) -> tuple[int, ...]:
+    """Real, effective, saved and file system uid of `pid`; () when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            line = next(line for line in file if line.startswith("Uid:"))
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    return tuple(int(word) for word in line.split()[1:])
+
+
+def map_uid(pid: int, uid: int) -> None:
+    """Gives `pid`, which has just entered a user namespace, the one uid and gid that it may be there.
+
+    Raises: OSError when it has one already, is gone, or we lack the right.
+    """
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{pid}/{name}", "w") as file:
+            file.write(f"{uid} {uid} 1")
 
 
 def end(pid: int, number: int) -> None:

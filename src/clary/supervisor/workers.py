@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,17 @@ class State(StrEnum):
     READY = "ready"
     STOPPING = "stopping"
     EXITED = "exited"
+
+
+MAX_STATUS_BYTES = 1 << 16  # of one message: the worker's own words are short
+
+
+class UidMapping(StrEnum):
+    """How far a guest (see `clary_worker.guest`) is on its way to its endpoint's uid."""
+
+    NONE = "none"  # no guest, or done
+    AWAITED = "awaited"
+    ASKED = "asked"
 
 
 @dataclass(slots=True)
@@ -41,6 +53,7 @@ class Worker:
     status: socket.socket | None = None
     status_bytes: bytes = b""
     oom_kills_before: int = 0
+    mapping: UidMapping = UidMapping.NONE
     groups: list[str] = field(default_factory=list)  # control groups that we put it into, once it is announced
     failure: dict[str, Any] = field(default_factory=dict)  # reason and hint, as the worker itself told
     stop_reason: str = ""
@@ -91,6 +104,23 @@ def gap(fleet: Fleet, workers: Iterable[Worker], demand: int) -> Gap:
     missing = max(0, want - len(live))
     surplus = sorted(live, key=lambda w: w.slot)[fleet.max :] if len(live) > fleet.max else []
     return Gap(tuple(slot for _, slot in zip(range(missing), free, strict=False)), tuple(w.id for w in surplus))
+
+
+def status_message(line: bytes) -> dict[str, Any] | None:
+    """One line of a worker's status socket; None when it is none of ours: code of the user's may write there, too."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict) or not isinstance(message.get("state"), str):
+        return None
+    detail = dict if message["state"] == "ready" else str
+    fits = (
+        isinstance(message.get("detail", detail()), detail)
+        and isinstance(message.get("reason", ""), str)
+        and isinstance(message.get("hint", ""), str)
+    )
+    return message if fits else None
 
 
 def why_exited(worker: Worker, facts: Mapping[str, Any], oom_kills: int) -> str:

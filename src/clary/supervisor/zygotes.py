@@ -23,10 +23,15 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 
 class Zygote:
-    """One warm interpreter; `state` is starting, ready, unsafe (never forked from) or dead."""
+    """One warm interpreter; `state` is starting, ready, unsafe (never forked from) or dead.
 
-    def __init__(self, spec: ZygoteSpec, log: Path) -> None:
+    `jail` and `uid` are those of one whose environment is not to be trusted: it runs behind them from its first line.
+    """
+
+    def __init__(self, spec: ZygoteSpec, log: Path, jail: dict[str, Any] | None = None, uid: int = -1) -> None:
         self.spec = spec
+        self.jail = jail
+        self.uid = uid
         self.state = "dead"
         self.pid = 0
         self.detail: dict[str, Any] = {}
@@ -44,9 +49,13 @@ class Zygote:
         ours.setblocking(False)
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", **ONE_THREAD, **dict(self.spec.environ)}
-        argv = [self.spec.python, "-I", "-m", "clary_worker.zygote", self.spec.framework, "3"]
+        argv = [self.spec.python, "-I", "-m", "clary_worker.zygote", self.spec.framework, "3", *self.spec.imports]
+        descriptors = {1: log, 2: log, 3: theirs.fileno()}
         try:
-            self.pid = processes.start(argv, environ, {1: log, 2: log, 3: theirs.fileno()})
+            if self.jail is None:
+                self.pid = processes.start(argv, environ, descriptors)
+            else:
+                self.pid = processes.start_jailed(argv, {**environ, "HOME": "/tmp"}, descriptors, self.jail)
         finally:
             os.close(log)
             theirs.close()
@@ -66,7 +75,14 @@ class Zygote:
         if not data:
             self.close(selector)
             return
-        on_message(self, json.loads(data))
+        try:
+            message = json.loads(data)
+        except ValueError:
+            message = None
+        if isinstance(message, dict):
+            on_message(self, message)
+        else:  # whatever it is by now, it is not our zygote
+            self.stop()
 
     def fork(self, message: dict[str, Any], descriptors: Sequence[int]) -> bool:
         """Asks for a child; False when the zygote cannot take the order (the caller then starts plainly)."""

@@ -13,7 +13,7 @@ from clary import tables
 from clary.supervisor import processes
 from clary.supervisor.fleet import Fleet, parse
 from clary.supervisor.journal import Heartbeat, Journal
-from clary.supervisor.workers import State, Worker, gap, why_exited
+from clary.supervisor.workers import State, Worker, gap, status_message, why_exited
 
 FLEET = Fleet(
     name="us-east-1/e/v/1",
@@ -114,3 +114,27 @@ def test_a_torn_table_is_refused_and_a_missing_one_is_empty(tmp_path: Path) -> N
 def test_a_signal_never_goes_to_our_own_group_or_to_everybody(pid: int) -> None:
     with pytest.raises(ValueError, match="no process of ours"):
         processes.end(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\x00",
+        b"{",
+        b"[]",
+        b"1",
+        b"{}",
+        b'{"state": 1}',
+        b'{"state": "ready", "detail": "text"}',
+        b'{"state": "probe", "detail": {"a": 1}}',
+        b'{"state": "failed", "reason": ["x"]}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_status_line_that_is_none_of_ours_is_not_believed(line: bytes) -> None:
+    assert status_message(line) is None
+
+
+def test_a_status_line_of_ours_is() -> None:
+    assert status_message(b'{"state": "ready", "detail": {"a": 1}}') == {"state": "ready", "detail": {"a": 1}}
+    assert status_message(b'{"state": "failed", "reason": "x", "hint": ""}') is not None

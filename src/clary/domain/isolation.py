@@ -1,0 +1,41 @@
+"""Who may share a warm interpreter with whom."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+# Read by loaders, interpreters and thread pools when they start: a fork of a warm process would not see them, and a
+# zygote must not be started with them.
+START_ONLY = ("LD_", "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_")
+# Read by frameworks at import: a zygote of its own, started with them, sees them.
+READ_AT_IMPORT = ("TORCH_", "CUDA_", "HF_", "TRANSFORMERS_")
+
+
+def zygote_environ(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a container that its zygote must be started with."""
+    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+
+
+def zygote_key(
+    environment_key: str, trusted: bool, role_arn: str, network: bool, environment: Mapping[str, str]
+) -> str:
+    """The key of the zygote that may fork a container's workers; "" where they must be started plainly.
+
+    A trusted environment's is shared by all. One with packages of the user's choice belongs to one execution role, and
+    lies with its children in one network, so those with and without connections are kept apart. Variables that are
+    read at import keep zygotes apart, too.
+    """
+    if not environment_key or any(name.startswith(START_ONLY) for name in environment):
+        return ""
+    key = environment_key
+    if not trusted:
+        key += f"-{_short(role_arn)}{'-net' if network else ''}"
+    if early := zygote_environ(environment):
+        key += f"-{_short(json.dumps(early, sort_keys=True))}"
+    return key
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
