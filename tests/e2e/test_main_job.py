@@ -54,6 +54,19 @@ def test_serverless_goes_to_zero_and_wakes_for_the_request(clary: Clary, forest:
     clary.delete(name)
 
 
+def test_a_worker_parked_while_it_serves_leaves_after_its_answer(clary: Clary, echo_files: dict[str, str]) -> None:
+    model = clary.model(clary.upload(dict(echo_files)), "clary/sklearn")
+    name = clary.endpoint(clary.config(serverless(model)), tags={"clary:keep-alive-s": "600"})
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(clary.invoke, name, "sleep 1", "text/plain")
+        wait_for(lambda: clary.workers(name), 10, "a worker")
+        time.sleep(0.3)
+        clary.run("park", name)
+        assert asked.result() == b"sleep 1"
+    wait_for(lambda: not clary.workers(name), 5, "the parked worker to leave")
+    clary.delete(name)
+
+
 def test_a_real_time_variant_sleeps_when_its_tag_says_so(clary: Clary, forest: Trained, forest_uri: str) -> None:
     model = clary.model(forest_uri, "clary/sklearn")
     tags = {"clary:scale-to-zero": "true", "clary:keep-alive-s": "0.3"}

@@ -198,7 +198,7 @@ def park(
     region: RegionOption = None,
     data: DataOption = None,
 ) -> None:
-    """Let an endpoint's idle workers go now. The next request wakes it; a real-time endpoint must be tagged for it."""
+    """Let an endpoint's workers go, each when it is idle; the next request wakes it. Real time must be tagged for it."""
     local = Local(data_dir(data))
     chosen = region or local.settings().region
     known = [fleet for fleet in local.proxy("facts")["fleets"] if fleet.startswith(f"{chosen}/{endpoint}/")]
@@ -209,7 +209,7 @@ def park(
         console.print(f"{endpoint}: {stopped} idle worker(s) are leaving")
     else:
         console.print(
-            f"{endpoint}: nothing to park. Workers that serve a request stay; a real-time endpoint sleeps only with "
-            "the tag clary:scale-to-zero=true",
+            f"{endpoint}: nobody is idle. Workers that serve a request leave after it; a real-time endpoint sleeps "
+            "only with the tag clary:scale-to-zero=true",
             highlight=False,
         )

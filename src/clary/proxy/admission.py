@@ -71,7 +71,7 @@ class Pool:
         self.asked_at_s = 0.0
         self.gaps_s: deque[float] = deque(maxlen=GAPS_REMEMBERED)
         self.last_arrival_s = 0.0
-        self.parked = False
+        self.parked = False  # workers go as soon as they are idle, until the next request comes
 
     @property
     def fleet(self) -> str:
@@ -79,6 +79,7 @@ class Pool:
 
     def arrived(self, now_s: float) -> None:
         """Remembers the gap since the last request, when it was one that a worker could have slept through."""
+        self.parked = False
         if self.last_arrival_s and now_s - self.last_arrival_s > 1.0:
             self.gaps_s.append(now_s - self.last_arrival_s)
         self.last_arrival_s = now_s
@@ -118,7 +119,7 @@ class Pool:
         limit_s = 0.0 if self.parked else keep_alive_s(policy, self.gaps_s)
         idle = [w for w in self.workers.values() if w.routable and not w.outstanding]
         overdue = sorted((w for w in idle if now_s - w.idle_since_s >= limit_s), key=lambda w: -w.slot)
-        spare = len(self.workers) - (0 if self.parked else self.route.min_workers)
+        spare = len(self.workers) - self.route.min_workers
         return overdue[: max(0, spare)]
 
     def next_idle_at_s(self) -> float | None:

@@ -78,7 +78,6 @@ class Dispatcher:
                     self._apply(pool, event)
             else:
                 pool.route = route
-            pool.parked = False
         for fleet in self.pools.keys() - wanted.keys():
             pool = self.pools[fleet]
             while pool.waiting:  # its endpoint is gone, or moved: those who wait try again on what is there now
@@ -447,16 +446,17 @@ class Dispatcher:
         self._answer_refusal(exchange, refusal)
 
     def park(self, region: str, name: str) -> int:
-        """Lets every idle worker of an endpoint go now; how many were told to. The next request wakes it."""
+        """Lets an endpoint's workers go, each when it is idle; how many were told to at once. A request wakes it."""
         endpoint = self.endpoint(region, name)
         stopped = 0
         for route in endpoint.variants if endpoint else ():
             pool = self.pools[route.fleet]
-            for worker in list(pool.workers.values()):
-                if worker.routable and not worker.outstanding and route.keep_alive is not None:
-                    worker.routable = False
-                    self.fleets.stop(worker.id, "Parked", 30.0)
-                    stopped += 1
+            pool.parked = True
+            for worker in pool.idle_workers(self._loop.time()):
+                worker.routable = False
+                self.fleets.stop(worker.id, "Parked", 30.0)
+                stopped += 1
+        self._arm()
         return stopped
 
     def facts(self) -> dict[str, Any]:
