@@ -198,7 +198,7 @@ def park(
     region: RegionOption = None,
     data: DataOption = None,
 ) -> None:
-    """Let an endpoint's workers go, each when it is idle; the next request wakes it. Real time must be tagged for it."""
+    """Let an endpoint's workers go, each when it is idle; the next request wakes it. Real time needs a tag."""
     local = Local(data_dir(data))
     chosen = region or local.settings().region
     known = [fleet for fleet in local.proxy("facts")["fleets"] if fleet.startswith(f"{chosen}/{endpoint}/")]
