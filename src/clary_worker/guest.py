@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import struct
 from typing import Any, Callable, Sequence
 
-from .jail import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS, MS_NODEV, MS_NOSUID, JailError
+from .jail import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS, MS_NODEV, MS_NOSUID, JailError, limit
 
 SYS_MOVE_MOUNT = 429  # the same number on every architecture
 MOVE_MOUNT_F_EMPTY_PATH = 4
@@ -28,18 +27,18 @@ STATION_BYTES = 64 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter(jail: Any, trees: Sequence[int], mapped: Callable[[], None]) -> None:
-    """Puts up a guest's walls; `trees` are the descriptors of `jail.grafts`, `mapped` waits for the supervisor.
+def prepare() -> None:
+    """Leaves into namespaces of its own, before any thread exists. Raises: JailError."""
+    _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS), "unshare")
+
+
+def finish(jail: Any, trees: Sequence[int], await_mapping: Callable[[], None]) -> None:
+    """Becomes the endpoint's uid; `trees` are the descriptors of `jail.grafts`, in that order.
 
     Raises: JailError naming the wall, OSError when the supervisor does not answer. The process must then exit.
     """
-    _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS), "unshare")
-    mapped()
-    for name, value in jail.rlimits.items():
-        which = getattr(resource, "RLIMIT_" + name)
-        _, hard = resource.getrlimit(which)
-        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (limit, limit))
+    await_mapping()
+    limit(jail.rlimits)
     os.setgroups([])
     os.setresgid(jail.gid, jail.gid, jail.gid)
     os.setresuid(jail.uid, jail.uid, jail.uid)

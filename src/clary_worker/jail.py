@@ -64,6 +64,15 @@ def enter(jail: Any) -> None:
     """
     for path in jail.cgroup_procs:
         _join_cgroup(path)
+    prepare(jail)
+    finish(jail)
+
+
+def prepare(jail: Any) -> None:
+    """The walls that all workers of an environment have in common: namespaces, and a root that is not yet moved to.
+
+    Raises: as `enter`.
+    """
     flags = 0
     if jail.user_namespace:
         flags |= CLONE_NEWUSER
@@ -80,18 +89,34 @@ def enter(jail: Any) -> None:
         _loopback_up()
     if jail.new_root:
         _build_root(jail)
-    for name, value in jail.rlimits.items():
-        which = getattr(resource, "RLIMIT_" + name)
-        _, hard = resource.getrlimit(which)
-        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (limit, limit))
+    if jail.no_new_privs:
+        _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def finish(jail: Any) -> None:
+    """What is one worker's own: its files, the way into the root that was prepared, its limits and its uid.
+
+    Raises: as `enter`.
+    """
+    if jail.new_root:
+        for source, target, mode in jail.own_binds:
+            _bind(jail, source, target, mode)
+        _move_into(jail.new_root)
+    limit(jail.rlimits)
     if jail.gid >= 0:
         os.setgroups([])
         os.setresgid(jail.gid, jail.gid, jail.gid)
     if jail.uid >= 0:
         os.setresuid(jail.uid, jail.uid, jail.uid)
-    if jail.no_new_privs:
-        _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def limit(rlimits: Dict[str, int]) -> None:
+    """Soft and hard limits, never above what the hard limit is."""
+    for name, value in rlimits.items():
+        which = getattr(resource, "RLIMIT_" + name)
+        _, hard = resource.getrlimit(which)
+        both = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (both, both))
 
 
 def _join_cgroup(path: str) -> None:
@@ -153,16 +178,7 @@ def _build_root(jail: Any) -> None:
     if jail.tmp_bytes:
         _private_tmp(root + "/tmp", jail.tmp_bytes)  # before the binds: some may lie below the host's /tmp
     for source, target, mode in jail.binds:
-        place = root + target
-        if os.path.isdir(source):
-            os.makedirs(place, exist_ok=True)
-        else:
-            os.makedirs(os.path.dirname(place), exist_ok=True)
-            os.close(os.open(place, os.O_CREAT | os.O_CLOEXEC, 0o644))
-        _mount(source, place, "", MS_BIND | (MS_REC if jail.user_namespace else 0))
-        if mode == "ro":
-            keep = _mount_flags(place) | (0 if target == "/dev" else MS_NODEV)
-            _mount("none", place, "", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | keep)
+        _bind(jail, source, target, mode)
     for path in jail.folders:
         os.makedirs(root + path, exist_ok=True)
     for target, path in jail.links:
@@ -174,6 +190,22 @@ def _build_root(jail: Any) -> None:
         os.makedirs(root + "/proc", exist_ok=True)
         # hidepid is a property of this mount alone since Linux 5.8; the supervisor asks for it only there.
         _mount("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV, "hidepid=2")
+
+
+def _bind(jail: Any, source: str, target: str, mode: str) -> None:
+    place = jail.new_root + target
+    if os.path.isdir(source):
+        os.makedirs(place, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.close(os.open(place, os.O_CREAT | os.O_CLOEXEC, 0o644))
+    _mount(source, place, "", MS_BIND | (MS_REC if jail.user_namespace else 0))
+    if mode == "ro":
+        keep = _mount_flags(place) | (0 if target == "/dev" else MS_NODEV)
+        _mount("none", place, "", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | keep)
+
+
+def _move_into(root: str) -> None:
     os.chdir(root)
     number = SYS_PIVOT_ROOT.get(platform.machine(), -1)
     _check(_libc.syscall(number, b".", b"."), "pivot_root")
@@ -189,6 +221,7 @@ class _Order:
     user_namespace = mount_proc = private_network = False
     new_root = ""
     binds: Any = ()
+    own_binds: Any = ()
     links: Any = ()
     folders: Any = ()
     tmp_bytes = 0

@@ -12,7 +12,7 @@ rows at once give what each gives alone (to a relative 1e-5: kernels may differ 
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from .codecs import PLAIN
 from .contract import BadRequest, LoadError, Table
@@ -35,8 +35,8 @@ _DTYPES = {
 }
 
 
-def open_session(path: str, threads: int) -> Any:
-    """A session with `threads` inside an operator and none between: a worker answers one call at a time."""
+def open_session(model: Union[str, bytes], threads: int) -> Any:
+    """A session of a file or its bytes, `threads` inside an operator, none between: calls come one at a time."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -45,7 +45,7 @@ def open_session(path: str, threads: int) -> Any:
     options.log_severity_level = 3
     # A spinning pool burns the processor between requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxModel:

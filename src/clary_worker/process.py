@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from . import command, guest, jail, lifeline, server
 from .spec import JailSpec, WorkerSpec
@@ -62,14 +62,36 @@ class Status:
         return self._told
 
 
-def run(message: Dict[str, Any], listener: int, log: int, status: int, life: int, *trees: int) -> int:
-    """Serves until told to stop; the process's exit code. `message` is {"worker": ..., "jail": ...}.
+def prepare(common: JailSpec) -> Optional[OSError]:
+    """Puts up the walls that all workers of an environment have in common; the reason when one does not stand.
 
-    `trees`: descriptors of the mount trees of a guest's jail.
+    From then on this process is good for nothing but to be a worker.
     """
     os.setsid()
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
+    try:
+        if common.guest:
+            guest.prepare()
+        else:
+            jail.prepare(common)
+    except OSError as error:
+        return error
+    return None
+
+
+def run(
+    message: Dict[str, Any],
+    listener: int,
+    log: int,
+    status: int,
+    life: int,
+    *trees: int,
+    fallen: Optional[OSError] = None,
+) -> int:
+    """Serves until told to stop; the process's exit code. `message` is {"worker": ..., "jail": ...}.
+
+    `trees`: descriptors of the mount trees of a guest's jail. The walls that all have in common stand (`prepare`), or
+    `fallen` says why not.
+    """
     os.dup2(log, 1)
     os.dup2(log, 2)
     # Python's own buffers: a line printed by a model must be in the log when the model dies.
@@ -80,14 +102,19 @@ def run(message: Dict[str, Any], listener: int, log: int, status: int, life: int
     spec = WorkerSpec.from_dict(message["worker"])
     walls = JailSpec.from_dict(message["jail"])
     try:
+        if fallen is not None:
+            raise fallen
         if walls.guest:
-            guest.enter(walls, trees, teller.await_mapping)
+            guest.finish(walls, trees, teller.await_mapping)
             lifeline.hold(life)  # again: who may be signalled was settled by the uid we then had
         else:
-            jail.enter(walls)
+            jail.finish(walls)
     except OSError as error:
         teller.failed(str(error), "run `clary doctor` to see what this host's kernel allows")
         return 71
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     teller.loading()
     return serve(spec, socket.socket(fileno=listener), teller, message.get("environ", {}))
 

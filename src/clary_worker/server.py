@@ -57,7 +57,7 @@ def serve(spec: WorkerSpec, listener: socket.socket, status: Status) -> int:
     load_ms = (perf_counter() - started_s) * 1000.0
     # The model lives as long as the process: later collections need not walk it.
     gc.freeze()
-    loop = uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
+    loop = new_loop()
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(_run(spec, handler, listener, status, load_ms, loop))
@@ -65,6 +65,11 @@ def serve(spec: WorkerSpec, listener: socket.socket, status: Status) -> int:
         asyncio.set_event_loop(None)
         loop.close()
     return 0
+
+
+def new_loop() -> Any:
+    """An event loop: uvloop's where the environment has it."""
+    return uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
 
 
 def build(spec: WorkerSpec) -> Handler:

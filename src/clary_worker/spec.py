@@ -45,7 +45,8 @@ class JailSpec:
     gid: int = -1
     user_namespace: bool = False
     new_root: str = ""  # an empty folder to build the private root on; "" means no mount namespace
-    binds: List[List[str]] = field(default_factory=list)  # [source, target, "ro" | "rw"]
+    binds: List[List[str]] = field(default_factory=list)  # [source, target, "ro" | "rw"]: system, environment
+    own_binds: List[List[str]] = field(default_factory=list)  # the same: the worker's own files
     links: List[List[str]] = field(default_factory=list)  # [target, path]: symlinks of the private root
     folders: List[str] = field(default_factory=list)  # empty folders of the private root, to be mounted on later
     tmp_bytes: int = 0  # size of the private /tmp and /dev/shm

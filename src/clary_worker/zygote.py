@@ -4,16 +4,18 @@ A framework import costs most of a second; a fork of a process that has done it 
 of time costs the wake nothing. The zygote imports the framework once, holds no model, no event loop and no second
 thread, and waits on FD, a SOCK_SEQPACKET socket to the supervisor:
 
-    supervisor -> zygote   {"worker": {...}, "jail": {...}, ...} + descriptors [listener, log, status, lifeline, ...]
+    supervisor -> zygote   {"common": {...}}, the walls that all its workers share; then orders
+                           {"worker": {...}, "jail": {...}, ...} + descriptors [listener, log, status, lifeline, ...]
     zygote -> supervisor   {"state": "ready", "threads": 1, "imported": [...]}, then per order {"forked": id, "pid": n}
 
-Where the environment holds packages of a user's choice this process is jailed before its first line and has no rights;
-its children then put up their own walls inside (see `guest`).
+A worker is forked ahead of its order: the spare leaves its parent, puts up the common walls, rehearses (see
+`rehearsal`) and waits. So a wake pays for no fork, and its own model is all that is new to it. An order that finds no
+spare ready is given to a fresh fork without a rehearsal. Forks are double, so that the supervisor (a subreaper) adopts
+and reaps the worker. The child stands behind all its walls before it reads anything of the user's.
 
-Each worker is forked twice: the process in the middle leaves at once, so that the supervisor (a subreaper) adopts and
-reaps the worker. The middle one is forked ahead of time and waits: a wake pays for one fork, not two. The child enters
-its jail before it reads anything of the user's. When the supervisor dies, FD ends and the zygote leaves, and with it
-the spare; workers hear of it by the lifeline (see `lifeline`).
+When the supervisor dies, FD ends and the zygote leaves, and with it the spare; workers hear of it by the lifeline (see
+`lifeline`). Where the environment holds packages of a user's choice this process is jailed before its first line and
+has no rights; its children put up their own walls inside (see `guest`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ import socket
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from . import loader, process
+from . import loader, process, rehearsal
+from .spec import JailSpec
 
 MAX_MESSAGE_BYTES = 1 << 18
 SPARE_AFTER_S = 0.05
@@ -57,6 +60,10 @@ def main() -> None:
     framework, descriptor = sys.argv[1], int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=descriptor)
+    message, _ = receive(channel)
+    if not message:
+        return
+    common = JailSpec.from_dict(message["common"])
     imported = loader.preload(framework)
     imported += loader.preload_distributions(sys.argv[3:])
     gc.collect()
@@ -70,70 +77,96 @@ def main() -> None:
         ).encode()
     )
     if safe:
-        _serve(channel, allowed)
+        _serve(channel, common, framework, allowed)
 
 
-def _serve(channel: socket.socket, allowed_threads: int) -> None:
+def _serve(channel: socket.socket, common: JailSpec, framework: str, allowed_threads: int) -> None:
     """Hands orders to spares until the supervisor is gone, or a thread has appeared that makes forks unsafe."""
     spare: Optional[Spare] = None
-    while True:
+    rehearsed = framework
+    while thread_count() <= allowed_threads:
+        watched = [channel] if spare is None or spare.ready else [channel, spare.channel]
         # A moment's patience before the next spare: the worker that was just started has the processor first.
-        if spare is None and not select.select([channel], [], [], SPARE_AFTER_S)[0]:
-            _reap()
-            if thread_count() > allowed_threads:
+        readable = select.select(watched, [], [], SPARE_AFTER_S if spare is None else None)[0]
+        if spare is not None and spare.channel in readable and not spare.hear():
+            spare = None  # it has died of its rehearsal: the next ones do without
+            rehearsed = ""
+        if channel in readable:
+            message, descriptors = receive(channel)
+            if not message:
                 return
-            spare = Spare(channel)
-        message, descriptors = receive(channel)
-        if not message:
-            return
-        (spare or Spare(channel, descriptors)).order(message, descriptors)
-        spare = None
-        for number in descriptors:
-            os.close(number)
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return  # every spare that was used has been waited for
+            if spare is not None and spare.ready and spare.order(message, descriptors):
+                spare = None
+            else:
+                Spare(channel, common, None, descriptors).order(message, descriptors)
+            for number in descriptors:
+                os.close(number)
+        elif not readable:
+            spare = Spare(channel, common, rehearsed)
 
 
 class Spare:
-    """The middle process, forked and waiting for its order. `inherited`: descriptors of ours that it must not keep."""
+    """A worker that waits for its order. `inherited`: descriptors of ours that it must not keep.
 
-    def __init__(self, supervisor: socket.socket, inherited: Sequence[int] = ()) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
+    `framework`: what it rehearses, "" for nothing, None when its order is there already and nobody waits to hear of it.
+    `ready`: its walls stand and it has rehearsed.
+    """
+
+    def __init__(
+        self, supervisor: socket.socket, common: JailSpec, framework: Optional[str], inherited: Sequence[int] = ()
+    ) -> None:
+        self.ready = False
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        middle = os.fork()
+        if middle == 0:
             code = 70
             try:
-                self._channel.close()
+                if os.fork():
+                    os._exit(0)
+                self.channel.close()
                 for number in inherited:
                     os.close(number)
-                code = _stand_by(supervisor, theirs)
+                code = _stand_by(supervisor, theirs, common, framework)
             finally:
                 os._exit(code)
         theirs.close()
+        os.waitpid(middle, 0)
 
-    def order(self, message: Dict[str, Any], descriptors: List[int]) -> None:
-        """The worker is forked and announced by the middle process, which then leaves."""
+    def hear(self) -> bool:
+        """Takes its word that it is ready; False when it has died instead."""
+        self.ready = bool(self.channel.recv(1))
+        if not self.ready:
+            self.channel.close()
+        return self.ready
+
+    def order(self, message: Dict[str, Any], descriptors: List[int]) -> bool:
+        """Makes it a worker; False when it has died."""
         payload = array.array("i", descriptors).tobytes()
-        self._channel.sendmsg([json.dumps(message).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, payload)])
-        self._channel.close()
+        try:
+            self.channel.sendmsg([json.dumps(message).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, payload)])
+        except OSError:
+            return False
+        finally:
+            self.channel.close()
+        return True
 
 
-def _stand_by(supervisor: socket.socket, orders: socket.socket) -> int:
+def _stand_by(supervisor: socket.socket, orders: socket.socket, common: JailSpec, framework: Optional[str]) -> int:
+    fallen = process.prepare(common)
+    if framework and fallen is None:
+        rehearsal.run(framework)
+        if thread_count() > 1:
+            sys.stderr.write("the rehearsal of %s left threads behind\n" % framework)
+            return 70  # limits, uids and capabilities are set a thread at a time: a worker begins with one
+    if framework is not None:
+        orders.send(b"+")
     message, descriptors = receive(orders)
     if not message:
         return 0  # the zygote has gone
-    child = os.fork()
-    if child:
-        supervisor.send(json.dumps({"forked": message["worker"]["worker_id"], "pid": child}).encode())
-        return 0
+    supervisor.send(json.dumps({"forked": message["worker"]["worker_id"], "pid": os.getpid()}).encode())
     supervisor.close()
     orders.close()
-    return process.run(message, *descriptors)
+    return process.run(message, *descriptors, fallen=fallen)
 
 
 if __name__ == "__main__":

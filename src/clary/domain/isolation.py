@@ -23,15 +23,15 @@ def zygote_key(
 ) -> str:
     """The key of the zygote that may fork a container's workers; "" where they must be started plainly.
 
-    A trusted environment's is shared by all. One with packages of the user's choice belongs to one execution role, and
-    lies with its children in one network, so those with and without connections are kept apart. Variables that are
-    read at import keep zygotes apart, too.
+    A trusted environment's is shared by all. One with packages of the user's choice belongs to one execution role.
+    Workers with and without connections are kept apart, because a zygote's children choose their network before they
+    are told whom they serve; so are those whose variables are read at import.
     """
     if not environment_key or any(name.startswith(START_ONLY) for name in environment):
         return ""
-    key = environment_key
+    key = environment_key + ("-net" if network else "")
     if not trusted:
-        key += f"-{_short(role_arn)}{'-net' if network else ''}"
+        key += f"-{_short(role_arn)}"
     if early := zygote_environ(environment):
         key += f"-{_short(json.dumps(early, sort_keys=True))}"
     return key

@@ -44,7 +44,6 @@ class Fleet:
     uid: int
     network: bool
     start_timeout_s: float
-    tmp_bytes: int = 512 * 1024 * 1024
     pids: int = 512
     nofile: int = 4096
     label: dict[str, Any] = field(default_factory=dict)  # told on in the journal: what the ledger needs to know

@@ -27,6 +27,7 @@ ETC_FILES = ("ld.so.cache", "localtime", "nsswitch.conf", "resolv.conf", "ssl", 
 DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))  # major 1
 # Zygotes that have no rights: a uid each, after the range of the workers' uids.
 ZYGOTE_UIDS = 64
+TMP_BYTES = 512 << 20  # of a worker's own /tmp, and of its /dev/shm
 # What a zygote without rights may hold: imports, no model.
 ZYGOTE_MEMORY_BYTES, ZYGOTE_PIDS = 4 << 30, 1024
 # The empty folders of such a zygote's root on which its children mount what is theirs.
@@ -152,18 +153,36 @@ class Jails:
     def of(self, fleet: Fleet, instance: int | None) -> dict[str, Any]:
         """The `JailSpec` fields of a worker of `fleet`; a task has no instance and joins no control group."""
         walls = self.isolation
-        jail: dict[str, Any] = {
-            "no_new_privs": walls.level != "none",
-            "rlimits": {"NOFILE": fleet.nofile, "CORE": 0},
-            "cgroup_procs": self._group(fleet, instance) if walls.cgroup_version and instance is not None else [],
-        }
+        groups = self._group(fleet, instance) if walls.cgroup_version and instance is not None else []
+        return {**self.common(fleet.prefixes, fleet.network), **self.own(fleet), "cgroup_procs": groups}
+
+    def common(self, prefixes: Sequence[str], network: bool) -> dict[str, Any]:
+        """The walls that all workers of one environment share: they can be put up before one is known."""
+        walls = self.isolation
+        jail: dict[str, Any] = {"no_new_privs": walls.level != "none"}
+        if walls.private_root:
+            jail |= self._private_root(prefixes, TMP_BYTES)
+        jail["private_network"] = walls.private_network and not network
+        return jail
+
+    def own(self, fleet: Fleet) -> dict[str, Any]:
+        """The walls of a fleet's workers alone, inside the common ones."""
+        walls = self.isolation
+        jail: dict[str, Any] = {"rlimits": {"NOFILE": fleet.nofile, "CORE": 0}}
         if walls.own_uid:
             jail |= {"uid": fleet.uid, "gid": fleet.uid}
             jail["rlimits"]["NPROC"] = fleet.pids
         if walls.private_root:
-            jail |= self._private_root(fleet.prefixes, fleet.binds, fleet.tmp_bytes)
-        jail["private_network"] = walls.private_network and not fleet.network
+            jail |= {
+                "new_root": str(self._folder / "root"),
+                "user_namespace": walls.level == "user",
+                "own_binds": [list(bind) for bind in fleet.binds],
+            }
         return jail
+
+    def groups(self, fleet: Fleet, instance: int) -> list[str]:
+        """The files to join an instance's control group by; none where there are none."""
+        return self._group(fleet, instance) if self.isolation.cgroup_version else []
 
     def of_guest(self, fleet: Fleet) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """The jail of a child of a zygote without rights, and the folders (path, "ro" | "rw") grafted into it."""
@@ -173,7 +192,7 @@ class Jails:
             "uid": fleet.uid,
             "gid": fleet.uid,
             "rlimits": {"NOFILE": fleet.nofile, "CORE": 0, "NPROC": fleet.pids},
-            "tmp_bytes": fleet.tmp_bytes,
+            "tmp_bytes": TMP_BYTES,
             "grafts": [*hidden, *(target for _, target, _ in fleet.binds)],
         }
         return jail, [*((path, "ro") for path in hidden), *((source, mode) for source, _, mode in fleet.binds)]
@@ -185,7 +204,7 @@ class Jails:
         if walls.cgroup_version and name not in self._procs:
             self._procs[name] = self._cgroups.create(name, ZYGOTE_MEMORY_BYTES, ZYGOTE_PIDS, float(os.cpu_count() or 1))
         return {
-            **self._private_root(spec.prefixes, (), 64 << 20),
+            **self._private_root(spec.prefixes, 64 << 20),
             "uid": uid,
             "gid": uid,
             "no_new_privs": True,
@@ -201,7 +220,7 @@ class Jails:
         if name in self._procs and self._cgroups.remove(name):
             del self._procs[name]
 
-    def _private_root(self, prefixes: Sequence[str], own: Sequence[Sequence[str]], tmp_bytes: int) -> dict[str, Any]:
+    def _private_root(self, prefixes: Sequence[str], tmp_bytes: int) -> dict[str, Any]:
         binds, links = [], []
         for name in SYSTEM_FOLDERS:
             path = Path("/") / name
@@ -218,7 +237,6 @@ class Jails:
         for prefix in prefixes:
             if not prefix.startswith("/usr/") and prefix != "/usr":
                 binds.append([prefix, prefix, "ro"])
-        binds += [list(bind) for bind in own]
         return {
             "user_namespace": self.isolation.level == "user",
             "new_root": str(self._folder / "root"),

@@ -235,16 +235,16 @@ class Supervisor:
         log = self.layout.logs / f"zygote-{spec.key}.log"
         walls = self.jails.isolation
         if spec.trusted or walls.level == "none":  # without walls its import could do no more than its workers can
-            return Zygote(spec, log)
+            return Zygote(spec, log, self.jails.common(spec.prefixes, spec.network))
         first = int(self.settings["uid_last"]) + 2  # the one between is the unpacker's
         taken = {zygote.uid for zygote in self.zygotes.values()}
         uid = next((uid for uid in range(first, first + isolation.ZYGOTE_UIDS) if uid not in taken), -1)
         if not walls.guests or uid < 0:
-            zygote = Zygote(spec, log)
+            zygote = Zygote(spec, log, {})
             zygote.state = "unsafe"
             zygote.detail = {"reason": walls.guests_reason or "all uids of zygotes are taken"}
             return zygote
-        return Zygote(spec, log, self.jails.of_zygote(spec, uid), uid)
+        return Zygote(spec, log, {"guest": True}, self.jails.of_zygote(spec, uid), uid)
 
     def _of(self, fleet_name: str) -> list[Worker]:
         return [w for w in self.workers.values() if w.fleet == fleet_name]
@@ -290,29 +290,14 @@ class Supervisor:
             listener.bind(str(worker.address))
             os.chmod(worker.address, 0o600)
             listener.listen(1024)
-            order = {
-                "worker": {**wanted.worker, "worker_id": worker_id},
-                "jail": self.jails.of(wanted, worker.instance),
-                "environ": wanted.environ,
-            }
+            order = {"worker": {**wanted.worker, "worker_id": worker_id}, "environ": wanted.environ}
             zygote = self.zygotes.get(wanted.zygote)
             descriptors = [listener.fileno(), log, theirs.fileno(), life]
-            if zygote is not None and not plainly:
-                worker.groups = order["jail"].pop("cgroup_procs")
-                if zygote.jail is not None:
-                    order["jail"], folders = self.jails.of_guest(wanted)
-                    for path, mode in folders:
-                        trees.append(mount_trees.open_tree(path, mode))
-                    descriptors += trees
-                    worker.mapping = UidMapping.AWAITED
             worker.started_ns = time.time_ns()
-            if zygote is not None and not plainly and zygote.fork(order, descriptors):
-                worker.plain = False
-                worker.deadline_mono_s = worker.ordered_mono_s + FORK_LIMIT_S
-            else:
+            if zygote is not None and zygote.state == "ready" and not plainly:
+                worker.plain = not self._fork(wanted, worker, zygote, order, descriptors, trees)
+            if worker.plain:
                 order["jail"] = self.jails.of(wanted, worker.instance)
-                worker.groups = []
-                worker.mapping = UidMapping.NONE
                 worker.pid = self._start_plain(wanted, order, listener.fileno(), log, theirs.fileno(), life)
                 worker.deadline_mono_s = worker.ordered_mono_s + wanted.start_timeout_s
         except OSError as error:
@@ -333,6 +318,29 @@ class Supervisor:
         self.workers[worker_id] = worker
         if worker.pid:
             self._announced(worker)
+
+    def _fork(
+        self,
+        wanted: Fleet,
+        worker: Worker,
+        zygote: Zygote,
+        order: dict[str, Any],
+        descriptors: list[int],
+        trees: list[int],
+    ) -> bool:
+        """Has the worker forked by its zygote; False when that cannot take the order. The caller closes `trees`."""
+        if zygote.jail is None:
+            order["jail"] = self.jails.own(wanted)
+        else:
+            order["jail"], folders = self.jails.of_guest(wanted)
+            for path, mode in folders:
+                trees.append(mount_trees.open_tree(path, mode))
+        if not zygote.fork(order, [*descriptors, *trees]):
+            return False
+        worker.mapping = UidMapping.NONE if zygote.jail is None else UidMapping.AWAITED
+        worker.groups = self.jails.groups(wanted, worker.instance)
+        worker.deadline_mono_s = worker.ordered_mono_s + FORK_LIMIT_S
+        return True
 
     def _start_plain(
         self, wanted: Fleet, order: dict[str, Any], listener: int, log: int, status: int, life: int

@@ -19,17 +19,34 @@ from clary.supervisor.fleet import ZygoteSpec
 BACKOFF_S = (0.2, 1.0, 5.0, 30.0)
 IMPORT_LIMIT_S = 120.0  # an import that takes longer has hung; its fleets are started plainly meanwhile
 # Read by numerical libraries at import: one thread, so that forks are safe; children raise it afterwards.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    # Threads that wait for one another sleep: where endpoints share the cores, spinning ones wait for those who spin
+    # (a small convolutional net on two threads of a busy machine: 50 ms a call, sleeping 0.2 ms).
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 class Zygote:
     """One warm interpreter; `state` is starting, ready, unsafe (never forked from) or dead.
 
-    `jail` and `uid` are those of one whose environment is not to be trusted: it runs behind them from its first line.
+    `common` are the walls that its children put up before they know whom they serve. `jail` and `uid` are those of one
+    whose environment is not to be trusted: it runs behind them from its first line.
     """
 
-    def __init__(self, spec: ZygoteSpec, log: Path, jail: dict[str, Any] | None = None, uid: int = -1) -> None:
+    def __init__(
+        self,
+        spec: ZygoteSpec,
+        log: Path,
+        common: dict[str, Any],
+        jail: dict[str, Any] | None = None,
+        uid: int = -1,
+    ) -> None:
         self.spec = spec
+        self.common = common
         self.jail = jail
         self.uid = uid
         self.state = "dead"
@@ -60,6 +77,7 @@ class Zygote:
             os.close(log)
             theirs.close()
         self._socket = ours
+        ours.send(json.dumps({"common": self.common}).encode())
         self.state = "starting"
         self.started_mono_s = time.monotonic()
         selector.register(ours, selectors.EVENT_READ, lambda _mask: self._read(selector, on_message))

@@ -10,7 +10,7 @@ ROLE, OTHER = "arn:aws:iam::123456789012:role/a", "arn:aws:iam::123456789012:rol
 
 
 def test_a_trusted_environment_is_shared_by_all_roles() -> None:
-    assert zygote_key("e1", True, ROLE, False, {}) == zygote_key("e1", True, OTHER, True, {"A": "b"}) == "e1"
+    assert zygote_key("e1", True, ROLE, False, {}) == zygote_key("e1", True, OTHER, False, {"A": "b"}) == "e1"
 
 
 def test_one_with_packages_of_the_users_choice_is_never_shared_between_roles_or_networks() -> None:
