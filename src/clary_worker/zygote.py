@@ -10,8 +10,9 @@ thread, and waits on FD, a SOCK_SEQPACKET socket to the supervisor:
 
 A worker is forked ahead of its order: the spare leaves its parent, puts up the common walls, rehearses (see
 `rehearsal`) and waits. So a wake pays for no fork, and its own model is all that is new to it. An order that finds no
-spare ready is given to a fresh fork without a rehearsal. Forks are double, so that the supervisor (a subreaper) adopts
-and reaps the worker. The child stands behind all its walls before it reads anything of the user's.
+spare ready is given to a fresh fork without a rehearsal. Forks are double: when the order comes, the process in the
+middle leaves and the supervisor (a subreaper) adopts the worker; until then a spare is no child of the supervisor's.
+The child stands behind all its walls before it reads anything of the user's.
 
 When the supervisor dies, FD ends and the zygote leaves, and with it the spare; workers hear of it by the lifeline (see
 `lifeline`). Where the environment holds packages of a user's choice this process is jailed before its first line and
@@ -21,6 +22,7 @@ has no rights; its children put up their own walls inside (see `guest`).
 from __future__ import annotations
 
 import array
+import ctypes
 import gc
 import json
 import os
@@ -56,7 +58,13 @@ def thread_count() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
+def named(name: str) -> None:
+    """What `ps -o comm` shows of this process (PR_SET_NAME: 15 characters)."""
+    ctypes.CDLL(None).prctl(15, name.encode(), 0, 0, 0)
+
+
 def main() -> None:
+    named("clary-zygote")
     framework, descriptor = sys.argv[1], int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=descriptor)
@@ -98,11 +106,21 @@ def _serve(channel: socket.socket, common: JailSpec, framework: str, allowed_thr
             if spare is not None and spare.ready and spare.order(message, descriptors):
                 spare = None
             else:
-                Spare(channel, common, None, descriptors).order(message, descriptors)
+                Spare(channel, common, None, descriptors + (spare.held() if spare else [])).order(message, descriptors)
             for number in descriptors:
                 os.close(number)
         elif not readable:
+            _reap()
             spare = Spare(channel, common, rehearsed)
+
+
+def _reap() -> None:
+    """Takes leave of the processes in the middle that have left."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return  # there is none
 
 
 class Spare:
@@ -117,26 +135,38 @@ class Spare:
     ) -> None:
         self.ready = False
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        middle = os.fork()
-        if middle == 0:
+        leash_end, self._leash = os.pipe()  # the process in the middle stays as long as we hold it
+        if os.fork() == 0:
             code = 70
             try:
-                if os.fork():
-                    os._exit(0)
                 self.channel.close()
-                for number in inherited:
+                for number in (self._leash, *inherited):
                     os.close(number)
-                code = _stand_by(supervisor, theirs, common, framework)
+                if os.fork() == 0:
+                    os.close(leash_end)
+                    code = _stand_by(supervisor, theirs, common, framework)
+                else:
+                    theirs.close()
+                    os.read(leash_end, 1)
+                    code = 0
             finally:
                 os._exit(code)
+        os.close(leash_end)
         theirs.close()
-        os.waitpid(middle, 0)
+
+    def held(self) -> List[int]:
+        """Our descriptors of it, which no other child of ours may keep."""
+        return [self.channel.fileno(), self._leash]
+
+    def _let_go(self) -> None:
+        self.channel.close()
+        os.close(self._leash)
 
     def hear(self) -> bool:
         """Takes its word that it is ready; False when it has died instead."""
         self.ready = bool(self.channel.recv(1))
         if not self.ready:
-            self.channel.close()
+            self._let_go()
         return self.ready
 
     def order(self, message: Dict[str, Any], descriptors: List[int]) -> bool:
@@ -147,11 +177,12 @@ class Spare:
         except OSError:
             return False
         finally:
-            self.channel.close()
+            self._let_go()
         return True
 
 
 def _stand_by(supervisor: socket.socket, orders: socket.socket, common: JailSpec, framework: Optional[str]) -> int:
+    named("clary-spare")
     fallen = process.prepare(common)
     if framework and fallen is None:
         rehearsal.run(framework)
@@ -163,6 +194,7 @@ def _stand_by(supervisor: socket.socket, orders: socket.socket, common: JailSpec
     message, descriptors = receive(orders)
     if not message:
         return 0  # the zygote has gone
+    named("clary-worker")
     supervisor.send(json.dumps({"forked": message["worker"]["worker_id"], "pid": os.getpid()}).encode())
     supervisor.close()
     orders.close()
