@@ -140,6 +140,12 @@ def cpu_s(pids: Iterable[int]) -> float:
     return ticks / TICKS_PER_S
 
 
+def busy_s() -> float:
+    """CPU time of the whole machine so far, whoever had it (proc(5), stat: all but idle and waiting for a disk)."""
+    user, nice, system, _, _, interrupts, soft = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:8])
+    return (user + nice + system + interrupts + soft) / TICKS_PER_S
+
+
 def pss_mib(pids: Iterable[int]) -> float:
     """Proportional set size of the processes together."""
     total_kib = 0
@@ -150,6 +156,17 @@ def pss_mib(pids: Iterable[int]) -> float:
             continue  # it ended while we looked
         total_kib += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     return total_kib / 1024
+
+
+def forget_peak(pid: int) -> None:
+    """Begins the watch of `peak_mib` anew (proc(5), clear_refs)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_mib(pid: int) -> float:
+    """The largest resident set since the process began, or since `forget_peak`; shared pages are counted in full."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
 
 
 def open_files(pid: int) -> int:

@@ -23,12 +23,13 @@ import footprint
 import machine
 import peers.table
 import report
+import uploads
 import wake
 from report import Table
 from scale import FULL, QUICK, Scale
 
 ROOT = Path(__file__).parent.parent
-SUBJECTS = ("data_path", "peers", "wake", "create", "footprint")
+SUBJECTS = ("data_path", "peers", "wake", "create", "uploads", "footprint")
 
 
 def arguments() -> argparse.Namespace:
@@ -62,6 +63,7 @@ def measured(name: str, given: argparse.Namespace, scale: Scale) -> list[Table]:
         "peers": lambda: peers.table.tables(scale, chosen),
         "wake": lambda: [wake.table(scale)],
         "create": lambda: [create.table(scale)],
+        "uploads": lambda: [uploads.table(scale)],
         "footprint": lambda: [footprint.table(scale)],
     }
     machine.say(f"{name}: load average {machine.load_average()}")

@@ -19,7 +19,8 @@ class Scale:
     idle_s: float
     endpoints: int
     resident_s: float
+    upload_mib: int  # a client
 
 
-FULL = Scale(False, 4.0, 5, 1000, 30, 200, 5, 60.0, 100, 300.0)
-QUICK = Scale(True, 0.5, 2, 20, 3, 5, 2, 5.0, 5, 10.0)
+FULL = Scale(False, 4.0, 5, 1000, 30, 200, 5, 60.0, 100, 300.0, 1024)
+QUICK = Scale(True, 0.5, 2, 20, 3, 5, 2, 5.0, 5, 10.0, 64)

@@ -200,14 +200,25 @@ def _json(prediction: Any, form: str, style: Style) -> bytes:
     if isinstance(prediction, dict):
         data: Any = {name: _rows(value).tolist() for name, value in prediction.items()}
     else:
-        data = _rows(prediction).tolist()
+        rows = _rows(prediction)
+        data = rows.tolist()
         if style.scores and form == "instances":
+            if data and rows.ndim == 1 and _all_finite(rows):
+                # What json.dumps would write of the same, at half its time: a dict an item is dear.
+                return ('{"predictions": [{"score": %s}]}' % '}, {"score": '.join(map(repr, data))).encode()
             data = [{"score": item} for item in data]
     if form == "instances":
         data = {"predictions": data}
     elif form == "inputs":
         data = {"outputs": data}
     return json.dumps(data).encode()
+
+
+def _all_finite(rows: Any) -> bool:
+    """Whether the array holds floats whose repr is their JSON: no nan, no infinity."""
+    import numpy as np
+
+    return rows.dtype.kind == "f" and bool(np.isfinite(rows).all())
 
 
 def _csv(rows: Any, one_line: bool) -> bytes:

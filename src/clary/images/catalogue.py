@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 # What clary_worker itself needs, in every environment.
-SERVING = ("httptools==0.9.0", "uvloop==0.23.0")
+SERVING = ("httptools==0.9.0", "orjson==3.13.0", "uvloop==0.23.0")
 
 # Companions by age. "numpy1": before NumPy 2 (June 2024); "numpy2": its first year; "now": this year.
 COMPANIONS: dict[tuple[str, str], tuple[str, ...]] = {

@@ -43,14 +43,16 @@ LEFT_BEHIND = frozenset(
 def find_interpreters(environ: Mapping[str, str], *, first: str | None = None) -> tuple[Interpreter, ...]:
     """CPython 3.11 to 3.13 on this host, our own first, then by PATH; one a minor version and place.
 
-    A name that does not run (a version manager's shim without a version) is no interpreter.
+    A name that does not run (a version manager's shim without a version) or cannot be looked at is no interpreter.
     """
     candidates = [first or str(getattr(sys, "_base_executable", sys.executable))]
     for python in SUPPORTED:
         for folder in environ.get("PATH", "").split(os.pathsep):
-            path = Path(folder) / f"python{python}"
-            if folder and path.exists():
-                candidates.append(str(path))
+            path = os.path.join(folder, f"python{python}")
+            # os.path: a folder that we may not enter (another user's, kept on PATH by `su`) holds no Python for us,
+            # where Path.exists would raise.
+            if folder and os.path.exists(path):
+                candidates.append(path)
     found: dict[str, Interpreter] = {}
     for candidate in candidates:
         interpreter = probe(candidate)

@@ -24,8 +24,9 @@ ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
-    # Threads that wait for one another sleep: where endpoints share the cores, spinning ones wait for those who spin
-    # (a small convolutional net on two threads of a busy machine: 50 ms a call, sleeping 0.2 ms).
+    # A worker may raise the count afterwards. Its threads then wait asleep, not spinning: on two busy cores XGBoost's
+    # prediction of 100 rows with two threads took 4 to 14 ms of CPU with libgomp's default, 0.27 ms with this, and a
+    # small convolutional net in torch 50 ms against 0.2.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 

@@ -85,7 +85,7 @@ def test_a_users_requirements_are_not_trusted_and_stand_beside_the_pins(tmp_path
     steps = build_plan(recipe(), tmp_path, "# mine\nrequests==2.32.3\n\n", UV, uv_environ={})
     extra = [step for step in steps if not step.trusted]
     assert [step.label for step in extra] == ["resolve requirements.txt", "install requirements.txt"]
-    kept = ["httptools==0.9.0", "onnxruntime==1.31.1", "uvloop==0.23.0"]
+    kept = ["httptools==0.9.0", "onnxruntime==1.31.1", "orjson==3.13.0", "uvloop==0.23.0"]
     assert extra[1].stdin.splitlines() == ["requests==2.32.3", *kept]
     assert environment_digest(recipe(), "requests==2.32.3") != recipe().digest
     assert environment_digest(recipe(), "\n# nothing\n") == recipe().digest
@@ -93,7 +93,7 @@ def test_a_users_requirements_are_not_trusted_and_stand_beside_the_pins(tmp_path
 
 def test_a_framework_that_the_user_names_is_theirs_and_told_as_installed(tmp_path: Path) -> None:
     own = "OnnxRuntime>=1.20\nnumpy==2.2.0"
-    assert kept_pins(recipe(), own.splitlines()) == ["httptools==0.9.0", "uvloop==0.23.0"]
+    assert kept_pins(recipe(), own.splitlines()) == ["httptools==0.9.0", "orjson==3.13.0", "uvloop==0.23.0"]
     made = built(tmp_path, ScriptedRun(output={"freeze": ["onnxruntime==1.22.1"]}), own)
     assert (made.framework_version, made.trusted) == ("1.22.1", False)
 
@@ -104,7 +104,7 @@ def test_an_environment_without_a_framework_is_built_as_well(tmp_path: Path) -> 
         bare, tmp_path, "requests", UV, uv_environ={}, run=ScriptedRun(output={"freeze": ["requests==2.32.3"]})
     )
     assert (made.framework, made.framework_version) == ("command", "3.11")
-    assert kept_pins(bare, ["requests"]) == ["httptools==0.9.0", "uvloop==0.23.0"]
+    assert kept_pins(bare, ["requests"]) == ["httptools==0.9.0", "orjson==3.13.0", "uvloop==0.23.0"]
 
 
 def test_a_marker_that_tells_nothing_of_trust_is_not_trusted(tmp_path: Path) -> None:

@@ -158,6 +158,27 @@ def test_json_that_is_wrong_says_where(body: str, words: str) -> None:
     assert words in caught.value.text
 
 
+@settings(max_examples=60, deadline=None)
+@given(TABLES)
+def test_json_numbers_are_read_exactly(table: list[list[float]]) -> None:
+    assert np.array_equal(jsonrows.parse(json.dumps({"instances": table}).encode()).rows, np.array(table))
+
+
+@pytest.mark.parametrize(
+    ("body", "row"),
+    [
+        (b"[[NaN, 1]]", [math.nan, 1.0]),
+        (b"[[Infinity, -Infinity, 1e400]]", [math.inf, -math.inf, math.inf]),
+        (b"[[-0.0, 1e-400, 5e-324]]", [-0.0, 0.0, 5e-324]),
+        (b"[[100000000000000000000, 0.5]]", [1e20, 0.5]),
+        (b"\xef\xbb\xbf[[1, 2]]", [1.0, 2.0]),
+        ("[[1, 2]]".encode("utf-16"), [1.0, 2.0]),
+    ],
+)
+def test_json_that_only_the_library_of_python_takes_is_taken(body: bytes, row: list[float]) -> None:
+    assert same(jsonrows.parse(body).rows.astype(float), np.array([row]))
+
+
 def test_json_lines_are_a_row_each() -> None:
     assert jsonrows.parse_lines(b'{"features": [1, 2]}\n{"features": [3, 4]}').rows.tolist() == [
         [1, 2],
@@ -293,6 +314,15 @@ def test_predictions_are_printed_as_the_table_says(
 ) -> None:
     given_prediction = prediction if isinstance(prediction, dict) else np.array(prediction)
     assert codecs.encode(given_prediction, kind, form, style) == body
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(max_examples=60, deadline=None)
+@given(scores=st.lists(st.floats(width=32), max_size=20))
+def test_scores_are_printed_as_json_prints_them(dtype: type, scores: list[float]) -> None:
+    rows = np.array(scores, dtype=dtype)
+    expected = json.dumps({"predictions": [{"score": score} for score in rows.tolist()]})
+    assert codecs.encode(rows, JSON, "instances", codecs.Style(scores=True)) == expected.encode()
 
 
 def test_texts_travel_in_npy_without_a_pickle() -> None:

@@ -18,7 +18,7 @@ from clary.store.objects import ObjectStore
 
 
 class Copies(Room):
-    """Copies are made on the inward lane: a checksum that the source lacks makes its bytes be read once."""
+    """Copies are made on a lane of their own: a checksum that the source lacks makes its bytes be read once."""
 
     def __init__(self, objects: ObjectStore, lanes: Lanes, account: str, now: Callable[[], datetime]) -> None:
         super().__init__(objects, lanes, account, now)
@@ -55,6 +55,6 @@ class Copies(Room):
                 if_none_match=none_match,
             )
 
-        info = await self.lanes.inward(work)
+        info = await self.lanes.copy(work)
         result = {"ETag": quoted(info.etag), "LastModified": info.last_modified_at}
         return {"CopyObjectResult": {**result, **checksum_members.members(info.checksum)}}

@@ -91,7 +91,7 @@ def claims_of(params: Members) -> Claims:
 async def take_in(lanes: Lanes, claims: Claims, begin: Callable[[bool], PutSession[T]]) -> T:
     """Stores a body and returns what its session's commit gives.
 
-    `begin(hash_sha256)` runs on the lane. Nothing stays when this raises, be it what the session or the body raised.
+    `begin(hash_sha256)` runs on a lane. Nothing stays when this raises, be it what the session or the body raised.
     """
     body = claims.body
     sha256 = None if isinstance(body, bytes) else body.claim_sha256()
@@ -120,7 +120,7 @@ async def take_in(lanes: Lanes, claims: Claims, begin: Callable[[bool], PutSessi
                 if_none_match=claims.if_none_match,
             )
 
-        return await lanes.inward(finish)
+        return await lanes.commit(finish)
     finally:
         if writing is not None and not writing.done():
             await asyncio.wait([writing])

@@ -118,7 +118,7 @@ class Multipart(Room):
                 why = f"Range specified is not valid for source object: {error.why}"
                 raise invalid_argument("x-amz-copy-source-range", params["CopySourceRange"], why) from error
 
-        part = await self.lanes.inward(work)
+        part = await self.lanes.copy(work)
         result = {"ETag": quoted(part.etag), "LastModified": part.last_modified_at}
         return {"CopyPartResult": {**result, **checksum_members.members(part.checksum, with_type=False)}}
 
