@@ -353,7 +353,8 @@ class Supervisor:
         self.heartbeat.beat()
         self.journal.record(
             "started",
-            at_ns=worker.started_ns,
+            # When the kernel made the process, which on a busy machine may be long after it was ordered.
+            at_ns=max(worker.started_ns, processes.wall_ns(worker.pid_start_ticks) if worker.pid_start_ticks else 0),
             worker=worker.id,
             fleet=worker.fleet,
             instance=worker.instance,

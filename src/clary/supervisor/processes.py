@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,12 @@ def start_time(pid: int) -> int:
             return int(file.read().rpartition(b")")[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def wall_ns(start_ticks: int) -> int:
+    """A `start_time` on the wall clock, in nanoseconds, rounded down to a tick (mostly 10 ms)."""
+    ago_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - start_ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return time.time_ns() - ago_ns
 
 
 def end(pid: int, number: int) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,3 +117,13 @@ def test_a_torn_table_is_refused_and_a_missing_one_is_empty(tmp_path: Path) -> N
 def test_a_signal_never_goes_to_our_own_group_or_to_everybody(pid: int) -> None:
     with pytest.raises(ValueError, match="no process of ours"):
         processes.end(pid, signal.SIGTERM)
+
+
+def test_a_start_in_ticks_is_told_on_the_wall_clock() -> None:
+    before_ns = time.time_ns()
+    with subprocess.Popen(["sleep", "5"]) as child:
+        after_ns = time.time_ns()
+        tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        found_ns = processes.wall_ns(processes.start_time(child.pid))
+        child.kill()
+    assert before_ns - 2 * tick_ns <= found_ns <= after_ns
