@@ -145,10 +145,13 @@ class Patient:
         wait_for(lambda: not list(layout.models.glob(".*")), 10, "every half-made folder to go")
 
 
-def groups(one: Clary) -> list[str]:
+def groups(one: Clary) -> list[Path]:
     """The control groups of fleets that are there."""
     mine = "clary-" + hashlib.sha256(os.fsencode(one.data)).hexdigest()[:12]
-    return [str(child) for folder in Path("/sys/fs/cgroup").rglob(mine) for child in folder.iterdir() if child.is_dir()]
+    own = {line.split(":", 2)[2].strip("/") for line in Path("/proc/self/cgroup").read_text().splitlines()}
+    trees = [Path("/sys/fs/cgroup"), *(tree for tree in Path("/sys/fs/cgroup").iterdir() if tree.is_dir())]
+    bases = {tree / path / mine for tree in trees for path in {"", *own}}
+    return [child for base in bases if base.is_dir() for child in base.iterdir() if child.is_dir()]
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +200,7 @@ def test_c2_killed_at_a_step_of_delete_endpoint(patient: Patient, step: str) -> 
     patient.gone(name)
 
 
+@pytest.mark.timeout(60 + 20 * KILLS)
 def test_c2_killed_at_any_moment_of_create_endpoint(patient: Patient) -> None:
     dice, ended = random.Random(SEED), []
     for number in range(KILLS):
@@ -207,6 +211,7 @@ def test_c2_killed_at_any_moment_of_create_endpoint(patient: Patient) -> None:
         state = patient.state(request["EndpointName"])
         assert state["EndpointStatus"] in ("InService", "Failed"), (state, SEED, number)
         ended.append(state["EndpointStatus"])
+        print(f"{number + 1} {state['EndpointStatus']}", flush=True)
         patient.gone(request["EndpointName"])
     print(f"seed={SEED} kills={KILLS} InService={ended.count('InService')} Failed={ended.count('Failed')}")
 
@@ -259,9 +264,11 @@ def test_c3_killed_at_a_step_of_update_endpoint(patient: Patient, updating: list
     patient.disarmed()
 
 
+@pytest.mark.timeout(60 + 20 * KILLS)
 def test_c3_killed_at_any_moment_of_update_endpoint(patient: Patient, updating: list[str]) -> None:
     dice, ended = random.Random(SEED), []
-    for _ in range(KILLS):
+    for number in range(KILLS):
         patient.fresh()
         ended.append(update(patient, updating, at_any_moment(patient, dice)))
+        print(f"{number + 1} {ended[-1]}", flush=True)
     print(f"seed={SEED} kills={KILLS} new={ended.count('new')} old={ended.count('old')}")

@@ -127,6 +127,7 @@ def journal_lives(one: Clary) -> dict[str, tuple[int, int]]:
     return {worker: (at_ns, ends[worker]) for worker, at_ns in starts.items()}
 
 
+@pytest.mark.timeout(120 + 20 * KILLS)
 def test_lives_and_requests_agree_with_an_outside_observer_over_ten_kills(
     start_clary: Callable[..., Clary], echo_files: dict[str, str]
 ) -> None:

@@ -131,7 +131,10 @@ class Dispatcher:
                 pool.starting.discard(worker_id)
                 pool.failures = 0
                 if worker_id not in pool.workers:
-                    worker = Worker(worker_id, pool.fleet, event["slot"], event["address"], self._loop.time())
+                    keeps_open = bool(event.get("detail", {}).get("keeps_open", True))
+                    worker = Worker(
+                        worker_id, pool.fleet, event["slot"], event["address"], self._loop.time(), keeps_open
+                    )
                     pool.workers[worker_id] = worker
                     self._workers[worker_id] = pool
                     pool.meter.add("cold_starts")
@@ -323,7 +326,10 @@ class Dispatcher:
 
     def upstream_lost(self, exchange: Exchange, untouched: bool) -> None:
         """The connection ended before the answer did: tried again where that is safe, else told."""
-        if untouched and not exchange.retried and not exchange.head_sent:
+        if untouched and exchange.retried:
+            self._failed(exchange, 0, "the model's process takes no connections, or closes them unread")
+            return
+        if untouched and not exchange.head_sent:
             exchange.retried = True
             pool, worker = exchange.pool, exchange.worker
             pool.in_flight.pop(exchange, None)
