@@ -58,7 +58,10 @@ class Dispatcher:
         """Takes the newest whole table; a torn one is refused and the old one stays. The generation in force."""
         try:
             table = parse_table(tables.read(self._route_table))
-        except (tables.TornTable, KeyError, TypeError, ValueError) as error:
+            for endpoint in table.endpoints.values():
+                for variant in endpoint.variants:
+                    self._meter.slot(variant.fleet)  # what cannot be counted is not served
+        except (tables.TornTable, KeyError, TypeError, ValueError, OSError) as error:
             self.table_error = f"route table refused: {error!r}"
             return self.table.generation
         self.table_error = ""

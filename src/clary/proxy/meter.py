@@ -119,7 +119,7 @@ class Meter:
     def slot(self, fleet: str) -> Slot:
         """The fleet's numbers, as they stood when they were last written.
 
-        Raises: OSError when the file is full.
+        Raises: OSError when the file or the disk is full.
         """
         found = self._slots.get(fleet)
         if found is not None:
@@ -128,6 +128,7 @@ class Meter:
             raise OSError(f"the usage file holds {MAX_SLOTS} fleets; archive it while clary is down")
         start = HEADER_BYTES + self._used * SLOT_BYTES
         name = fleet.encode()
+        os.posix_fallocate(self._file, start, SLOT_BYTES)  # else a full disk ends us at the first write to it
         self._map[start : start + NAME_BYTES] = name.ljust(NAME_BYTES, b"\0")
         self._slots[fleet] = self._slot(self._used)
         self._used += 1
