@@ -247,7 +247,7 @@ def update(patient: Patient, updating: list[str], killing: AbstractContextManage
         state = patient.state(name)
         settled = steady.served
         wait_for(lambda: steady.served > settled + 3, 10, "answers after the update")
-    assert steady.failed == []
+    assert steady.failed == [], "\n".join([*steady.failed, patient.one.logs()])
     assert state["EndpointStatus"] == "InService", state
     assert state["EndpointConfigName"] in (old, new), state
     if state["EndpointConfigName"] == old:
