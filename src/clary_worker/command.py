@@ -5,6 +5,8 @@ live side by side. This process starts it, asks /ping until the answer is 200, a
 connection of the unix socket to the port, byte for byte. Where the host gives no network of its own, the port is a
 free one, told in SAGEMAKER_BIND_TO_PORT.
 
+A connection carries one request: a program that answers twice cannot answer the next client's request that way.
+
     SIGTERM -> the program's SIGTERM; its exit is ours; when it dies, we die with its code
 """
 
@@ -90,7 +92,14 @@ class _Relay:
             return code or 1
         self._listener.setblocking(False)
         server = await loop.create_unix_server(lambda: _Front(self._port), sock=self._listener)
-        self._status.ready({"loader": "command %s" % shlex.join(self._argv()), "warmup": False, "batchable": False})
+        self._status.ready(
+            {
+                "loader": "command %s" % shlex.join(self._argv()),
+                "warmup": False,
+                "batchable": False,
+                "keeps_open": False,
+            }
+        )
         code = await ended
         server.close()
         return code if code >= 0 else 128 - code

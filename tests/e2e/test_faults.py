@@ -32,6 +32,7 @@ class Load:
 
     served: int = 0
     failed: list[str] = field(default_factory=list)
+    wrong: int = 0  # answers that were not the echo that was asked for
     slowest_s: float = 0.0
 
 
@@ -45,9 +46,11 @@ def load(clary: Clary, endpoint: str, threads: int = 2, body: str = "x") -> Iter
         while not stop.is_set():
             started_s = time.monotonic()
             try:
-                client.invoke_endpoint(EndpointName=endpoint, Body=body, ContentType="text/plain")["Body"].read()  # type: ignore[attr-defined]
+                answer = client.invoke_endpoint(EndpointName=endpoint, Body=body, ContentType="text/plain")  # type: ignore[attr-defined]
+                right = answer["Body"].read() == body.encode()
                 with lock:
                     told.served += 1
+                    told.wrong += not right
             except (ClientError, BotoCoreError) as error:
                 with lock:
                     told.failed.append(str(error))

@@ -20,6 +20,7 @@ from typing import Any
 from clary.domain.endpoint import DataSource
 from clary.domain.errors import Invalid, NotFound
 from clary.domain.names import parse_s3_uri
+from clary.failpoints import failpoint
 from clary.runtimes.process import ProcessRuntime
 from clary.store.objects import ObjectStore
 
@@ -113,6 +114,7 @@ class Artifacts:
 
     async def _extract(self, bucket: str, key: str, folder: Path, max_bytes: int, uri: str) -> None:
         temporary = await self._on_thread(self._fresh, folder)
+        failpoint("artifacts.before_unpacking")
         reader = await self._on_thread(self._objects.open, bucket, key)
         try:
             archive, extra = await self._on_thread(self._one_file, reader, temporary)
@@ -140,7 +142,9 @@ class Artifacts:
             if extra is not None:
                 extra.unlink()
             self._judge(result, uri)
+            failpoint("artifacts.after_unpacking")
             await self._on_thread(self._seal, temporary, folder)
+            failpoint("artifacts.after_rename")
         except BaseException:
             await self._on_thread(shutil.rmtree, temporary, True)
             raise

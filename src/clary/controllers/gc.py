@@ -1,7 +1,8 @@
 """What nobody wants any more: unpacked models and snapshots of deployments that are gone.
 
 A folder goes when no endpoint's prepared deployments name it and it is old enough that no preparation can be about
-to: a deployment's files exist for a while before the endpoint's record names them.
+to: a deployment's files exist for a while before the endpoint's record names them. What the control before this one was
+in the middle of unpacking goes at once: nobody will finish it.
 """
 
 from __future__ import annotations
@@ -31,9 +32,12 @@ class GarbageCollector:
         self._layout = layout
         self._resources = resources
         self._grace_s = grace_s
+        # Looked up now, before this control unpacks anything of its own.
+        self._unfinished = [folder for folder in layout.models.iterdir() if folder.name.startswith(".")]
 
     async def run(self) -> None:
         """For ever; cancel to stop."""
+        await asyncio.to_thread(self.clear)
         version = -1
         while True:
             await self._resources.changed_since(version, timeout_s=3600.0)
@@ -42,6 +46,12 @@ class GarbageCollector:
             gone = await self.collect()
             if gone:
                 log.info("event=collected folders=%d", gone)
+
+    def clear(self) -> None:
+        """Removes what a predecessor left unfinished."""
+        for place in self._unfinished:
+            _remove(place)
+        self._unfinished = []
 
     async def collect(self) -> int:
         """One look; how many folders went."""
@@ -66,6 +76,9 @@ class GarbageCollector:
 
 def _remove(folder: Path) -> None:
     """Out of its name at once, so that nobody takes a half-emptied folder for a whole one."""
+    if not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        return
     doomed = folder.with_name(f".{folder.name.lstrip('.')}.gone")
     if doomed != folder:
         os.rename(folder, doomed)

@@ -21,6 +21,7 @@ from clary.domain.endpoint import DataSource, DeployedContainer, Deployment, Pre
 from clary.domain.errors import ClaryError, Unsupported
 from clary.domain.placement import Host, admit
 from clary.domain.rollout import failure_text
+from clary.failpoints import failpoint
 from clary.store.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,10 @@ class Preparation:
             for variant in deployment.variants:
                 variant_name = variant.name
                 prepared = await self._variant(endpoint, variant, job)
+                failpoint("preparation.after_uid")
                 folder = self._snapshots / f"{deployment.number}-{variant.name}"
                 _own_folder(folder, prepared.uid)
+                failpoint("preparation.after_folder")
                 job.prepared[f"{deployment.number}/{variant.name}"] = replace(prepared, cache_dir=str(folder))
         except ClaryError as error:
             job.problem = failure_text(variant_name, str(error), (), "")

@@ -21,6 +21,7 @@ from clary.domain.placement import Host, Share, fit_instance, fit_serverless
 from clary.domain.prices import PriceBook
 from clary.domain.rollout import FleetSize, rolling_out, route, running, size
 from clary.domain.routing import RouteTable
+from clary.failpoints import failpoint
 from clary.paths import Layout
 from clary.runtimes.process import ProcessRuntime
 from clary.store.codec import decode
@@ -119,9 +120,13 @@ class Publisher:
         self._generation += 1
         launch = self._launch_table(endpoints)
         routes = self._route_table(endpoints)
+        failpoint("publication.before_launch_table")
         await asyncio.to_thread(tables.write, self._layout.launch_table, launch)
+        failpoint("publication.after_launch_table")
         await self._runtime.request("reload")
+        failpoint("publication.before_route_table")
         await asyncio.to_thread(tables.write, self._layout.route_table, routes.as_dict())
+        failpoint("publication.after_route_table")
         await ask_proxy(self._layout.proxy_socket, {"op": "reload"})
 
     # -- the tables ------------------------------------------------------------------------------

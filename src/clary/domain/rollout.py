@@ -34,7 +34,7 @@ class FleetView:
     ready: int = 0
     live: int = 0
     failures: int = 0  # starts that failed, since the fleet was first seen
-    timed_out: bool = False
+    hopeless: bool = False  # the last failure would come again: out of time, or out of memory
     reason: str = ""  # of the last failure, ready for FailureReason
 
 
@@ -87,7 +87,7 @@ def rolling_out(desired: Desired, observed: Observed) -> bool:
 def verdict(sizes: Mapping[str, FleetSize], views: Mapping[str, FleetView]) -> tuple[Verdict, str]:
     """Whether a deployment is ready, by variant; with the failed variant's name when it is not to be."""
     for variant, view in views.items():
-        if view.ready < sizes[variant].proof and (view.timed_out or view.failures >= START_ATTEMPTS):
+        if view.ready < sizes[variant].proof and (view.hopeless or view.failures >= START_ATTEMPTS):
             return Verdict.FAILED, variant
     if all(views[variant].ready >= wanted.proof for variant, wanted in sizes.items()):
         return Verdict.READY, ""

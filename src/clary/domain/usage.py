@@ -1,7 +1,8 @@
 """The counters that the proxy keeps of every fleet, and how they lie in the shared file.
 
 One slot a fleet, 4096 bytes: 256 bytes of name, then 480 unsigned 64-bit numbers. Every number only ever grows, has
-one writer, and is written whole, so a reader in another process, or after a crash, sees a value that was true.
+one writer, and is written whole, so a reader in another process, or after a crash, sees a value that was true. The
+header holds the number of slots in its first 8 bytes, and from RECEIPT_AT on what the proxy notes for its successor.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 SLOT_BYTES = 4096
 NAME_BYTES = 256
 HEADER_BYTES = 4096
+RECEIPT_AT = 2048
 
 COUNTERS = (
-    "requests",  # completed, whatever the answer
+    "requests",  # completed, whatever the answer; those of a model: the kernel has taken the answer's last byte
     "errors_4xx",
     "errors_5xx",
     "model_errors",

@@ -38,7 +38,7 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
     host_names = frozenset(name for name in settings["host_names"].split(",") if name)
     dispatcher = Dispatcher(settings["account"], layout.route_table, meter, layout.supervisor_socket)
     dispatcher.reload()
-    door = FrontDoor(dispatcher, RelayPool(layout.gateway_socket), authenticator, host_names)
+    door = FrontDoor(dispatcher, RelayPool(layout.gateway_socket), authenticator, host_names, meter.receipts)
     administration = await line_socket.listen(layout.proxy_socket, Administration(dispatcher, authenticator).answer)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -58,7 +58,9 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
         await stop.wait()
         server.close()
         deadline = loop.time() + DRAIN_S
-        while any(pool.inside for pool in dispatcher.pools.values()) and loop.time() < deadline:  # noqa: ASYNC110
+        while (  # noqa: ASYNC110
+            door.owing or any(pool.inside for pool in dispatcher.pools.values())
+        ) and loop.time() < deadline:
             await asyncio.sleep(0.02)
         for task in background:
             task.cancel()

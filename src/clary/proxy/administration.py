@@ -20,11 +20,14 @@ class Administration:
         self._authenticator = authenticator
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Raises: ValueError for an unknown op."""
+        """Raises: ValueError for an unknown op, and for a route table that is refused."""
         match request["op"]:
             case "reload":
                 self._authenticator.refresh()
-                return {"generation": self._dispatcher.reload()}
+                generation = self._dispatcher.reload()
+                if self._dispatcher.table_error:
+                    raise ValueError(self._dispatcher.table_error)
+                return {"generation": generation}
             case "park":
                 return {"stopped": self._dispatcher.park(request["region"], request["endpoint"])}
             case "facts":

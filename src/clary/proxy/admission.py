@@ -29,6 +29,7 @@ class Worker:
         "id",
         "idle",
         "idle_since_s",
+        "keeps_open",
         "misses",
         "outstanding",
         "proven_alive_s",
@@ -37,11 +38,14 @@ class Worker:
         "suspect",
     )
 
-    def __init__(self, worker_id: str, fleet: str, slot: int, address: str, now_s: float) -> None:
+    def __init__(
+        self, worker_id: str, fleet: str, slot: int, address: str, now_s: float, keeps_open: bool = True
+    ) -> None:
         self.id = worker_id
         self.fleet = fleet
         self.slot = slot
         self.address = address
+        self.keeps_open = keeps_open  # whether a connection may carry a second request
         self.outstanding = 0
         self.idle: list[Upstream] = []
         self.idle_since_s = now_s

@@ -20,7 +20,7 @@ from clary.proxy.answers import Refusal
 from clary.proxy.fleets import Event, Fleets
 from clary.proxy.forward import Exchange, Upstream, model_error, readable
 from clary.proxy.health import Health
-from clary.proxy.meter import Meter
+from clary.proxy.meter import Answered, Meter
 
 if TYPE_CHECKING:
     from clary.proxy.server import FrontConnection
@@ -58,7 +58,10 @@ class Dispatcher:
         """Takes the newest whole table; a torn one is refused and the old one stays. The generation in force."""
         try:
             table = parse_table(tables.read(self._route_table))
-        except (tables.TornTable, KeyError, TypeError, ValueError) as error:
+            for endpoint in table.endpoints.values():
+                for variant in endpoint.variants:
+                    self._meter.slot(variant.fleet)  # what cannot be counted is not served
+        except (tables.TornTable, KeyError, TypeError, ValueError, OSError) as error:
             self.table_error = f"route table refused: {error!r}"
             return self.table.generation
         self.table_error = ""
@@ -130,7 +133,10 @@ class Dispatcher:
                 pool.starting.discard(worker_id)
                 pool.failures = 0
                 if worker_id not in pool.workers:
-                    worker = Worker(worker_id, pool.fleet, event["slot"], event["address"], self._loop.time())
+                    keeps_open = bool(event.get("detail", {}).get("keeps_open", True))
+                    worker = Worker(
+                        worker_id, pool.fleet, event["slot"], event["address"], self._loop.time(), keeps_open
+                    )
                     pool.workers[worker_id] = worker
                     self._workers[worker_id] = pool
                     pool.meter.add("cold_starts")
@@ -291,12 +297,7 @@ class Dispatcher:
     def answered(self, exchange: Exchange, data: bytes, now_ns: int, body_bytes: int) -> None:
         """The worker's good answer, as the bytes that go to the client."""
         model_us = (now_ns - exchange.sent_ns) // 1000
-        exchange.client.answer(data)
-        total_us = (perf_counter_ns() - exchange.arrived_ns) // 1000
-        pool = exchange.pool
-        pool.meter.answered(
-            200, model_us, max(0, total_us - model_us), exchange.body_bytes, body_bytes, pool.route.serverless
-        )
+        self._settle(exchange, data, 200, model_us, body_bytes)
         worker = exchange.worker
         if worker is not None:
             worker.proven_alive_s = self._loop.time()
@@ -309,13 +310,17 @@ class Dispatcher:
         text = readable(body)
         model_us = (now_ns - exchange.sent_ns) // 1000
         refusal = model_error(pool.region, self._account, pool.endpoint, status, text, CONTAINER)
-        exchange.client.refuse(refusal)
-        total_us = (now_ns - exchange.arrived_ns) // 1000
         pool.meter.add("model_errors")
-        pool.meter.answered(
-            max(status, 400), model_us, total_us - model_us, exchange.body_bytes, len(body), pool.route.serverless
-        )
+        data = answers.encode(refusal, exchange.client.keep_open)
+        self._settle(exchange, data, max(status, 400), model_us, len(body))
         self._release(exchange)
+
+    def _settle(self, exchange: Exchange, data: bytes, status: int, model_us: int, body_bytes: int) -> None:
+        """The (rest of the) answer leaves, and is counted with its last byte."""
+        pool = exchange.pool
+        overhead_us = max(0, (perf_counter_ns() - exchange.arrived_ns) // 1000 - model_us)
+        told = Answered(status, model_us, overhead_us, exchange.body_bytes, body_bytes, pool.route.serverless)
+        exchange.client.settle(data, pool.meter, told)
 
     def malformed(self, exchange: Exchange, why: str) -> None:
         """The worker's answer is not HTTP or breaks a bound."""
@@ -323,7 +328,10 @@ class Dispatcher:
 
     def upstream_lost(self, exchange: Exchange, untouched: bool) -> None:
         """The connection ended before the answer did: tried again where that is safe, else told."""
-        if untouched and not exchange.retried and not exchange.head_sent:
+        if untouched and exchange.retried:
+            self._failed(exchange, 0, "the model's process takes no connections, or closes them unread")
+            return
+        if untouched and not exchange.head_sent:
             exchange.retried = True
             pool, worker = exchange.pool, exchange.worker
             pool.in_flight.pop(exchange, None)
@@ -356,15 +364,14 @@ class Dispatcher:
         sent_ns = exchange.sent_ns or now_ns
         model_us = (now_ns - sent_ns) // 1000
         total_us = (now_ns - exchange.arrived_ns) // 1000
-        pool.meter.answered(500, model_us, total_us - model_us, exchange.body_bytes, 0, pool.route.serverless)
+        pool.meter.answered(Answered(500, model_us, total_us - model_us, exchange.body_bytes, 0, pool.route.serverless))
         self._release(exchange)
 
     def _answer_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
         exchange.done = True
         exchange.client.refuse(refusal)
-        exchange.pool.meter.answered(
-            refusal.status, 0, (perf_counter_ns() - exchange.arrived_ns) // 1000, exchange.body_bytes, 0, False
-        )
+        overhead_us = (perf_counter_ns() - exchange.arrived_ns) // 1000
+        exchange.pool.meter.answered(Answered(refusal.status, 0, overhead_us, exchange.body_bytes, 0, False))
 
     def client_gone(self, exchange: Exchange) -> None:
         """Nobody waits for the answer any more: the slot is freed and the worker told by a closed connection."""

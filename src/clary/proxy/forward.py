@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STREAM_OVER_BYTES = 256 * 1024
 ERROR_TEXT_BYTES = 4096
 MAX_HEAD_BYTES = 64 * 1024
+MAX_FIELDS = 100
+INTERIM_BYTES = 64  # what a "100 Continue" counts for at least, so that there is an end to them
 
 
 class Exchange:
@@ -117,8 +119,10 @@ class Upstream(asyncio.Protocol):
         self._bytes_in += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             cause = error.__context__  # what one of our callbacks raised, wrapped by the parser
+            if isinstance(error, httptools.HttpParserUpgrade):
+                cause = _Overflow("it switches protocols")
             self._exchange = None
             self.close()
             self._dispatcher.malformed(exchange, str(cause if isinstance(cause, _Overflow) else error))
@@ -139,10 +143,13 @@ class Upstream(asyncio.Protocol):
             raise _Overflow("the worker sent a second answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise _Overflow("the worker's headers exceed 64 KiB")
+        self._grow_head(len(name) + len(value))
         self._headers.append((name.lower(), value))
+
+    def _grow_head(self, count: int) -> None:
+        self._head_bytes += count
+        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) >= MAX_FIELDS:
+            raise _Overflow("the worker's head exceeds 64 KiB or 100 fields")
 
     def on_body(self, data: bytes) -> None:
         exchange = self._exchange
@@ -158,6 +165,10 @@ class Upstream(asyncio.Protocol):
             self._begin_streaming(exchange)
 
     def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:  # 100 Continue and the like: the answer is yet to come
+            self._headers = []
+            self._grow_head(INTERIM_BYTES)
+            return
         self._complete = True
         self._reusable = self._parser.should_keep_alive()  # known in this callback only
 
@@ -248,7 +259,7 @@ class Upstream(asyncio.Protocol):
             data = b""
         self._parser = httptools.HttpResponseParser(self)
         worker = self._worker
-        if self._reusable and not worker.closed and self._transport is not None:
+        if self._reusable and worker.keeps_open and not worker.closed and self._transport is not None:
             worker.idle.append(self)
         else:
             self.close()

@@ -1,7 +1,7 @@
 """Counts what every fleet did, in a mapped file: a crash of this process loses no request that was answered.
 
-The hot path adds to plain machine words; nothing here locks, allocates or calls the kernel. `domain.usage` tells how
-the file lies; control reads it.
+The hot path adds to plain machine words; nothing here locks or calls the kernel. `domain.usage` tells how the file
+lies; control reads it. `receipts` ties a count to the answer's departure.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from clary.domain.usage import (
     HEADER_BYTES,
@@ -19,6 +20,7 @@ from clary.domain.usage import (
     SLOT_BYTES,
     bucket,
 )
+from clary.proxy.receipts import Receipts
 
 MAX_SLOTS = 65_536  # 256 MiB of sparse file: slots are never given to another fleet
 
@@ -32,30 +34,57 @@ _IN = INDEX["request_bytes"]
 _OUT = INDEX["response_bytes"]
 
 
+class Answered(NamedTuple):
+    """What one answer adds to its fleet's numbers. `billed`: the model's time is charged."""
+
+    status: int
+    model_us: int
+    overhead_us: int
+    request_bytes: int
+    response_bytes: int
+    billed: bool
+
+
 class Slot:
     """One fleet's numbers. Only this process writes them."""
 
-    __slots__ = ("numbers",)
+    __slots__ = ("number", "numbers")
 
-    def __init__(self, numbers: memoryview) -> None:
+    def __init__(self, number: int, numbers: memoryview) -> None:
+        self.number = number
         self.numbers = numbers
 
-    def answered(
-        self, status: int, model_us: int, overhead_us: int, request_bytes: int, response_bytes: int, billed: bool
-    ) -> None:
-        """One request was answered with `status`, of which the model took `model_us`."""
+    def after(self, answered: Answered) -> list[tuple[int, int]]:
+        """(index, value) of every number that the answer changes, as it then will be."""
         numbers = self.numbers
-        numbers[_MODEL] += model_us
-        numbers[_OVERHEAD] += overhead_us
-        numbers[_IN] += request_bytes
-        numbers[_OUT] += response_bytes
-        numbers[MODEL_LATENCY_AT + bucket(model_us)] += 1
-        numbers[OVERHEAD_LATENCY_AT + bucket(overhead_us)] += 1
+        status, model_us, overhead_us, request_bytes, response_bytes, billed = answered
+        model_at = MODEL_LATENCY_AT + bucket(model_us)
+        overhead_at = OVERHEAD_LATENCY_AT + bucket(overhead_us)
+        found = [
+            (_MODEL, numbers[_MODEL] + model_us),
+            (_OVERHEAD, numbers[_OVERHEAD] + overhead_us),
+            (_IN, numbers[_IN] + request_bytes),
+            (_OUT, numbers[_OUT] + response_bytes),
+            (model_at, numbers[model_at] + 1),
+            (overhead_at, numbers[overhead_at] + 1),
+        ]
         if billed:
-            numbers[_BILLED] += -(-model_us // 1000)
+            found.append((_BILLED, numbers[_BILLED] - (-model_us // 1000)))
         if status >= 400:
-            numbers[_4XX if status < 500 else _5XX] += 1
-        numbers[_REQUESTS] += 1  # last: a reader that sees the request sees its parts
+            kind = _4XX if status < 500 else _5XX
+            found.append((kind, numbers[kind] + 1))
+        found.append((_REQUESTS, numbers[_REQUESTS] + 1))  # last: a reader that sees the request sees its parts
+        return found
+
+    def take(self, after: list[tuple[int, int]]) -> None:
+        """Sets the numbers; doing it twice is doing it once."""
+        numbers = self.numbers
+        for index, value in after:
+            numbers[index] = value
+
+    def answered(self, answered: Answered) -> None:
+        """One request was answered."""
+        self.take(self.after(answered))
 
     def add(self, name: str, amount: int = 1) -> None:
         self.numbers[INDEX[name]] += amount
@@ -76,15 +105,21 @@ class Meter:
         for index in range(self._used):
             start = HEADER_BYTES + index * SLOT_BYTES
             name = self._map[start : start + NAME_BYTES].rstrip(b"\0").decode()
-            self._slots[name] = self._slot(start)
+            self._slots[name] = self._slot(index)
+        self.receipts = Receipts(self._map)
+        left = self.receipts.left()
+        if left is not None:  # the process before us died between an answer's departure and its count
+            self._slot(left[0]).take(left[1])
+            self.receipts.clear()
 
-    def _slot(self, start: int) -> Slot:
-        return Slot(memoryview(self._map)[start + NAME_BYTES : start + SLOT_BYTES].cast("Q"))
+    def _slot(self, index: int) -> Slot:
+        start = HEADER_BYTES + index * SLOT_BYTES
+        return Slot(index, memoryview(self._map)[start + NAME_BYTES : start + SLOT_BYTES].cast("Q"))
 
     def slot(self, fleet: str) -> Slot:
         """The fleet's numbers, as they stood when they were last written.
 
-        Raises: OSError when the file is full.
+        Raises: OSError when the file or the disk is full.
         """
         found = self._slots.get(fleet)
         if found is not None:
@@ -93,10 +128,11 @@ class Meter:
             raise OSError(f"the usage file holds {MAX_SLOTS} fleets; archive it while clary is down")
         start = HEADER_BYTES + self._used * SLOT_BYTES
         name = fleet.encode()
+        os.posix_fallocate(self._file, start, SLOT_BYTES)  # else a full disk ends us at the first write to it
         self._map[start : start + NAME_BYTES] = name.ljust(NAME_BYTES, b"\0")
+        self._slots[fleet] = self._slot(self._used)
         self._used += 1
         self._map[:8] = self._used.to_bytes(8, "little")
-        self._slots[fleet] = self._slot(start)
         return self._slots[fleet]
 
     def changed(self) -> bool:

@@ -25,6 +25,8 @@ from clary.proxy.answers import Refusal
 from clary.proxy.authentication import Authenticator
 from clary.proxy.dispatch import FORWARDED, Dispatcher
 from clary.proxy.forward import Exchange
+from clary.proxy.meter import Answered, Slot
+from clary.proxy.receipts import Receipts
 from clary.proxy.relay import Relay, RelayPool
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -35,6 +37,8 @@ STALL_LIMIT_S = 30.0
 SWEEP_EVERY_S = 1.0
 MAX_BUFFERED_BYTES = 512 * 1024 * 1024  # all bodies being read, over all connections
 HIGH_WATER_BYTES = 1 << 20
+TAIL_LOOK_S = 0.001  # how soon to look whether the rest of an answer has left
+TAIL_LOOK_LATE_S = 0.05  # ... of a client that reads slowly
 
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]", "::1"))
@@ -65,9 +69,15 @@ class FrontDoor:
     """What all connections share."""
 
     def __init__(
-        self, dispatcher: Dispatcher, relays: RelayPool, authenticator: Authenticator, host_names: frozenset[str]
+        self,
+        dispatcher: Dispatcher,
+        relays: RelayPool,
+        authenticator: Authenticator,
+        host_names: frozenset[str],
+        receipts: Receipts,
     ) -> None:
         self.dispatcher = dispatcher
+        self.receipts = receipts
         self.relays = relays
         self.authenticator = authenticator
         self.host_names = host_names | _LOOPBACK_NAMES
@@ -75,6 +85,7 @@ class FrontDoor:
         self.connections: set[FrontConnection] = set()
         self.reading: dict[FrontConnection, float] = {}  # mid-message since, or last progress
         self.congested: dict[FrontConnection, float] = {}  # clients that do not read
+        self.owing: dict[FrontConnection, float] = {}  # answers whose last byte has not left; since, or last progress
 
     def connection(self) -> FrontConnection:
         return FrontConnection(self)
@@ -88,7 +99,7 @@ class FrontDoor:
             for connection, since_s in list(self.reading.items()):
                 if now_s - since_s > (STALL_LIMIT_S if connection.in_body else HEAD_LIMIT_S):
                     connection.abort()
-            for connection, since_s in list(self.congested.items()):
+            for connection, since_s in [*self.congested.items(), *self.owing.items()]:
                 if now_s - since_s > STALL_LIMIT_S:
                     connection.abort()
 
@@ -100,6 +111,7 @@ class FrontConnection(asyncio.Protocol):
         self._door = door
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._descriptor = -1
         self._parser = httptools.HttpRequestParser(self)
         self.keep_open = True
         self.in_body = False
@@ -119,6 +131,7 @@ class FrontConnection(asyncio.Protocol):
         # the message being answered, and those behind it
         self._current: Exchange | Relay | None = None
         self._behind: deque[Request | Relay | Refusal] = deque()
+        self._left = 0  # bytes of it that the transport held when it was last looked
 
     # -- asyncio ---------------------------------------------------------------------------------
 
@@ -126,6 +139,7 @@ class FrontConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
         assert self._transport is not None
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._descriptor = transport.get_extra_info("socket").fileno()
         self._door.connections.add(self)
         self._door.reading[self] = self._loop.time()
 
@@ -135,6 +149,7 @@ class FrontConnection(asyncio.Protocol):
         door.connections.discard(self)
         door.reading.pop(self, None)
         door.congested.pop(self, None)
+        door.owing.pop(self, None)
         door.buffered_bytes -= self._body_bytes
         self._body_bytes = 0
         if isinstance(self._current, Exchange):
@@ -429,6 +444,34 @@ class FrontConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
         self.next()
+
+    def settle(self, data: bytes, slot: Slot, answered: Answered) -> None:
+        """The whole (rest of the) answer; it is counted in `slot` when its last byte has left (see `receipts`)."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            slot.add("clients_gone")
+            self.next()
+            return
+        owing = self._door.owing
+        sent, left = 0, transport.get_write_buffer_size()
+        if not left:
+            try:
+                sent = self._door.receipts.send(self._descriptor, data, slot, answered)
+            except OSError:
+                slot.add("clients_gone")
+                self.abort()
+            if sent == len(data) or transport.is_closing():
+                owing.pop(self, None)
+                self.next()
+                return
+        # More than the kernel takes at once: the transport has all but the last byte, and that one is the receipt.
+        if len(data) - sent > 1:
+            transport.write(data[sent:-1])
+        now_s = self._loop.time()
+        if self not in owing or left != self._left:
+            owing[self], self._left = now_s, left
+        pause_s = min(TAIL_LOOK_S + (now_s - owing[self]) / 4, TAIL_LOOK_LATE_S)
+        self._loop.call_later(pause_s, self.settle, data[-1:], slot, answered)
 
     def write(self, data: bytes) -> None:
         """A part of the answer."""

@@ -116,7 +116,7 @@ class ProcessRuntime:
             ready=sum(1 for event in mine if event["state"] == "ready"),
             live=len(mine),
             failures=self.failure_counts.get(fleet, 0),
-            timed_out=bool(last) and last is not None and last["exit"].get("reason") == "StartTimeout",
+            hopeless=last is not None and last["exit"].get("reason") in ("StartTimeout", "OutOfMemory"),
             reason=explain(last, fleet.split("/")[2]) if last else "",
         )
 

@@ -4,10 +4,14 @@ One JSON line an event. A line is in the page cache before the event is told on,
 a thread of its own calls fsync at most every half second, so a power cut loses at most the last second. While
 workers live, a heartbeat (eight bytes of wall-clock nanoseconds in a mapped file) proves every 100 ms that the
 supervisor lives: after its violent death the next start closes the open lives at the last beat.
+
+While the disk is full, lines wait in memory, in order and with the time at which they were true, and `write_on` tries
+again: a full disk must not end the supervisor, which would end everything.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -19,6 +23,7 @@ from typing import Any
 
 HEARTBEAT_S = 0.1
 FSYNC_EVERY_S = 0.5
+MAX_WAITING_BYTES = 64 * 1024 * 1024  # weeks of a worker that dies every five seconds
 
 
 def boot_id() -> str:
@@ -54,6 +59,7 @@ class Journal:
         self._boot = boot_id()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._sequence = 0
+        self._waiting = b""  # what the disk has not taken yet
         self._dirty = threading.Event()
         self._closing = threading.Event()
         self._close_open_lives(heartbeat.last_ns())
@@ -71,8 +77,24 @@ class Journal:
             "boot": self._boot,
             **fields,
         }
-        os.write(self._file, json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        self._dirty.set()
+        self._waiting += json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        self.write_on()
+
+    @property
+    def behind(self) -> bool:
+        """Whether lines wait for room on the disk."""
+        return bool(self._waiting)
+
+    def write_on(self) -> None:
+        """Writes what waits, as far as there is room. Raises: OSError when too much waits."""
+        while self._waiting:
+            try:
+                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or len(self._waiting) > MAX_WAITING_BYTES:
+                    raise
+                return
+            self._dirty.set()
 
     def close(self) -> None:
         self._closing.set()

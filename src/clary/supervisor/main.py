@@ -99,8 +99,9 @@ class Supervisor:
         return os.open(f"/proc/self/fd/{self._life_read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def say(self, line: str) -> None:
-        sys.stderr.write(time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime()) + line + "\n")
-        sys.stderr.flush()
+        text = time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime()) + line + "\n"
+        with contextlib.suppress(OSError):  # the disk is full: a log line is not worth the tree
+            os.write(sys.stderr.fileno(), text.encode())
 
     def _define_services(self, listeners: dict[str, socket.socket]) -> None:
         base = [sys.executable, "-I", "-m"]
@@ -163,7 +164,7 @@ class Supervisor:
         due += self.tasks.deadlines()
         if self.workers:
             due.append(now + HEARTBEAT_S)
-        if self.zygotes or self.dismissed or self.stopping:
+        if self.zygotes or self.dismissed or self.stopping or self.journal.behind:
             due.append(self._tidy_at)
         return max(0.0, min(due) - now) if due else None
 
@@ -269,7 +270,12 @@ class Supervisor:
     def _start(self, wanted: Fleet, slot: int, plainly: bool = False) -> None:
         worker_id = "w" + os.urandom(6).hex()
         folder = self.layout.worker_logs / isolation.group_name(wanted.name)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            log = os.open(folder / f"{worker_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self._start_failed(wanted, f"could not be started: {error}")
+            return
         worker = Worker(
             id=worker_id,
             fleet=wanted.name,
@@ -282,7 +288,6 @@ class Supervisor:
             oom_kills_before=self.jails.oom_kills(wanted.name, slot // wanted.processes_per_instance),
         )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        log = os.open(worker.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         ours, theirs = socket.socketpair()
         life = self.lifeline()
         trees: list[int] = []
@@ -393,7 +398,8 @@ class Supervisor:
         self.heartbeat.beat()
         self.journal.record(
             "started",
-            at_ns=worker.started_ns,
+            # When the kernel made the process, which on a busy machine may be long after it was ordered.
+            at_ns=max(worker.started_ns, processes.wall_ns(worker.pid_start_ticks) if worker.pid_start_ticks else 0),
             worker=worker.id,
             fleet=worker.fleet,
             instance=worker.instance,
@@ -615,6 +621,7 @@ class Supervisor:
     # -- housekeeping ----------------------------------------------------------------------------
 
     def _tidy(self, now: float) -> None:
+        self.journal.write_on()
         for name in list(self.dismissed):
             if not self._of(name) and self.jails.dismiss(name):
                 self.dismissed.discard(name)

@@ -18,7 +18,7 @@ from typing import Any
 from clary.controllers.metering import Metering
 from clary.domain import prices
 from clary.paths import Layout
-from clary.proxy.meter import Meter
+from clary.proxy.meter import Answered, Meter
 from clary.store import schema
 from clary.store.database import Database
 from clary.store.migrate import ensure_schema
@@ -76,7 +76,7 @@ class World:
         )
 
     def request(self, fleet: str, status: int = 200, model_us: int = 1500, size: int = 1000) -> None:
-        self.meter.slot(fleet).answered(status, model_us, 200, size, 2 * size, fleet.startswith("eu-"))
+        self.meter.slot(fleet).answered(Answered(status, model_us, 200, size, 2 * size, fleet.startswith("eu-")))
 
     def pass_time(self, ns: int) -> None:
         """Time goes on; the heartbeat beats as the supervisor's does, while a worker lives."""

@@ -37,3 +37,20 @@ async def test_only_what_no_endpoint_names_is_removed(tmp_path: Path) -> None:
     assert [p.name for p in layout.models.iterdir()] == ["kept"]
     assert [p.name for p in layout.snapshots.iterdir()] == ["1-v"]
     database.close()
+
+
+def test_what_a_dead_control_was_unpacking_goes_at_once_and_nothing_else(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.make()
+    database = Database(f"sqlite:///{layout.database}")
+    resources = Resources(database, lambda: datetime.now(UTC))
+    whole, half, joined = layout.models / "a", layout.models / ".b.0a1b.tmp", layout.models / ".b.0a1b.archive"
+    for folder in (whole, half):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    joined.write_text("x")
+    collector = GarbageCollector(layout, resources)
+    (layout.models / ".c.tmp").mkdir()  # of the new control, which has just begun
+    collector.clear()
+    assert {place.name for place in layout.models.iterdir()} == {"a", ".c.tmp"}
+    database.close()

@@ -98,7 +98,7 @@ def test_sizes(variant: Variant, zero: bool, in_service: bool, expected: FleetSi
         (FleetView(ready=2), Verdict.READY),
         (FleetView(failures=1), Verdict.WAIT),
         (FleetView(failures=2), Verdict.FAILED),
-        (FleetView(failures=1, timed_out=True), Verdict.FAILED),
+        (FleetView(failures=1, hopeless=True), Verdict.FAILED),
         (FleetView(ready=2, failures=5), Verdict.READY),
     ],
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,3 +141,32 @@ def test_a_status_line_that_is_none_of_ours_is_not_believed(line: bytes) -> None
 def test_a_status_line_of_ours_is() -> None:
     assert status_message(b'{"state": "ready", "detail": {"a": 1}}') == {"state": "ready", "detail": {"a": 1}}
     assert status_message(b'{"state": "failed", "reason": "x", "hint": ""}') is not None
+
+
+def test_a_start_in_ticks_is_told_on_the_wall_clock() -> None:
+    before_ns = time.time_ns()
+    with subprocess.Popen(["sleep", "5"]) as child:
+        after_ns = time.time_ns()
+        tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        found_ns = processes.wall_ns(processes.start_time(child.pid))
+        child.kill()
+    assert before_ns - 2 * tick_ns <= found_ns <= after_ns
+
+
+def test_the_journal_waits_for_room_on_a_full_disk_and_loses_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "workers.jsonl"
+    journal = Journal(path, Heartbeat(tmp_path / "beat"))
+    journal.record("started", worker="a", fleet="f", instance=0)
+    real, full = journal._file, os.open("/dev/full", os.O_WRONLY)
+    journal._file = full
+    journal.record("exited", worker="a", fleet="f", instance=0)
+    journal.record("started", worker="b", fleet="f", instance=0)
+    assert journal.behind
+    journal._file = real
+    os.close(full)
+    journal.write_on()
+    assert not journal.behind
+    journal.close()
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(one["event"], one["worker"]) for one in events] == [("started", "a"), ("exited", "a"), ("started", "b")]
+    assert [one["seq"] for one in events] == [1, 2, 3]

@@ -26,6 +26,7 @@ from clary.domain.endpoint import (
     status,
 )
 from clary.domain.errors import Invalid, NotReady, Unsupported
+from clary.failpoints import failpoint
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
 from clary.services.sagemaker.deployments import snapshot
 from clary.services.sagemaker.listing import query_of
@@ -86,6 +87,7 @@ class Endpoints:
             token=context.token,
             tags_of_it=request.get("Tags", ()),
         )
+        failpoint("create_endpoint.after_commit")
         return {"EndpointArn": arn}
 
     async def describe_endpoint(self, context: Context, request: Members) -> Members:
@@ -144,6 +146,7 @@ class Endpoints:
             return changed
 
         await self._resources.change(KIND, context.place, name, decide)
+        failpoint("update_endpoint.after_commit")
         return {"EndpointArn": arn}
 
     async def update_endpoint_weights_and_capacities(self, context: Context, request: Members) -> Members:
@@ -187,6 +190,7 @@ class Endpoints:
             return None if desired.deleted else changed
 
         await self._resources.change(KIND, context.place, name, decide)
+        failpoint("delete_endpoint.after_commit")
         return {}
 
 

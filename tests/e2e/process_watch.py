@@ -1,0 +1,73 @@
+"""`python process_watch.py`: which workers live, as somebody sees it who knows only the process table.
+
+Reads a folder's name from standard input. Until standard input ends, looks every 50 ms at what has a file below that
+folder as its standard output (a worker's log is named by its id). Then prints one JSON object, wall clock:
+
+    {"late_ns": by how much its latest look was late, "lives": {worker id: {"start_ns", "seen_ns", "gone_ns"}}}
+
+start_ns is the kernel's own (to 10 ms); the end lies between the looks seen_ns and gone_ns (null: it lives).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import time
+from pathlib import Path
+
+EVERY_S = 0.05
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def worker_of(pid: str, folder: str) -> str:
+    """The worker that the process belongs to; empty when to none."""
+    try:
+        out = os.readlink(f"/proc/{pid}/fd/1")
+    except OSError:
+        return ""
+    return Path(out).stem if out.startswith(folder) else ""
+
+
+def start_ns(pid: str) -> int:
+    """When the kernel made the process; 0 when it has just gone. A process that only waits to be reaped is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    if fields[0] in "ZX":
+        return 0
+    booted_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return booted_ns + int(fields[19]) * 1_000_000_000 // TICKS
+
+
+def main() -> None:
+    folder = sys.stdin.readline().strip()
+    seen: dict[str, dict[str, int | None]] = {}
+    last, late_ns, due_ns = False, 0, time.monotonic_ns()
+    while True:
+        late_ns = max(late_ns, time.monotonic_ns() - due_ns)
+        now: set[str] = set()
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            worker = worker_of(pid, folder)
+            began_ns = start_ns(pid) if worker else 0
+            if began_ns:
+                now.add(worker)
+                life = seen.setdefault(worker, {"start_ns": began_ns, "seen_ns": 0, "gone_ns": None})
+                life["start_ns"] = min(life["start_ns"] or began_ns, began_ns)
+        at_ns = time.time_ns()
+        for worker, life in seen.items():
+            if worker in now:
+                life["seen_ns"], life["gone_ns"] = at_ns, None
+            elif life["gone_ns"] is None:
+                life["gone_ns"] = at_ns
+        if last:
+            break
+        due_ns = time.monotonic_ns() + int(EVERY_S * 1e9)
+        last = bool(select.select([sys.stdin], [], [], EVERY_S)[0])
+    print(json.dumps({"late_ns": late_ns, "lives": seen}))
+
+
+if __name__ == "__main__":
+    main()
