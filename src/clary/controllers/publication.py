@@ -31,6 +31,7 @@ from clary.store.resources import Record, Resources
 KEEP_ALIVE_TAG = "clary:keep-alive-s"
 SCALE_TO_ZERO_TAG = "clary:scale-to-zero"
 PROXY_LIMIT_S = 5.0
+JOB_DRAIN_S = 1.0  # a job's workers go when nobody waits for what they compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,7 @@ class Publisher:
                 full = variant.instance_count * self.share(variant).processes
                 fleet = self._fleet(job.record, variant, prepared, FleetSize(full, full, full))
                 fleet["worker"] |= {"transform": True, "max_payload_bytes": max_body_bytes(job.desired.handling)}
+                fleet["drain_s"] = JOB_DRAIN_S
                 fleets[job.fleet] = fleet
                 _add_zygote(zygotes, prepared)
         return {"generation": self._generation, "fleets": fleets, "zygotes": zygotes}

@@ -146,6 +146,8 @@ class Lane(threading.Thread):
 
     def _object(self, one: Input, splitter: Splitter, pool: ThreadPoolExecutor, window: int) -> None:
         work = _Work(one, Output(self._folder, one.number))
+        if work.output.position:
+            self._say(f"{one.uri} goes on after {work.output.position} bytes")
         reason = ""
         try:
             for batch in self._batches(work, splitter):
