@@ -388,3 +388,34 @@ def test_a_model_that_cannot_start_fails_the_job_with_its_reason(bench: Bench) -
     assert "did not pass the ping health check" in told["FailureReason"]
     assert "too cold" in told["FailureReason"]
     assert bench.outputs("cold") == {}
+
+
+def test_jobs_costs_and_logs_are_told(bench: Bench) -> None:
+    bench.put("shown/in", **{"x.csv": rows(bench.forest.rows)})
+    name = bench.create("shown", bench.model)
+    bench.ended(name)
+    wait_for(lambda: not bench.clary.workers(f"transform-job:{name}"), 20, "its workers to leave")
+    told = json.loads(bench.clary.run("jobs", "--json", "--last", "0").stdout)
+    mine = next(one for one in told if one["job"] == name)
+    assert (mine["status"], mine["objects"], mine["objects_done"], mine["records"]) == ("Completed", 1, 1, 150)
+    assert name in bench.clary.run("jobs").stdout
+    assert "no transform job runs" in bench.clary.run("jobs", "--running").stdout
+    costs = json.loads(bench.clary.run("cost", "--json").stdout)["sums"]
+    cost = next(one for one in costs if one["endpoint"] == f"transform-job:{name}")
+    assert (cost["meter"], cost["instance_type"]) == ("instance", "ml.m5.large")
+    assert cost["quantity"] == _lived_ns(bench.clary, name)
+    assert cost["nanousd"] == cost["quantity"] * 115_000_000 // (3600 * 10**9)  # 0.115 USD an hour
+    assert json.loads(bench.clary.run("cost", "--verify", "--json").stdout)["exact"]
+
+    def logged() -> str:
+        return bench.clary.run("logs", "--job", name, check=False).stdout
+
+    wait_for(lambda: "MaxPayloadInMB=6, BatchStrategy=MULTI_RECORD" in logged(), 20, "the job's log")
+
+
+def _lived_ns(clary: Clary, job: str) -> int:
+    """How long the job's one instance lived by the supervisor's journal: first start to last exit."""
+    lines = (clary.data / "journal" / "workers.jsonl").read_text().splitlines()
+    mine = [one for one in map(json.loads, lines) if f"transform-job:{job}/" in one.get("fleet", "")]
+    starts = [one["at_ns"] for one in mine if one["event"] == "started"]
+    return max(int(one["at_ns"]) for one in mine if one["event"] == "exited") - min(starts)

@@ -118,7 +118,9 @@ class Control:
         ]
         services = {room.name: room for room in rooms}
         authentication = Authentication(self.identities, settings.auth, settings.account, now)
-        self.administration = Administration(layout, self.database, self.resources, self.prices, self.metering, images)
+        self.administration = Administration(
+            layout, self.database, self.resources, self.prices, self.metering, images, self.transforms, now
+        )
         self.gateway = Gateway(
             services, authentication, settings.account, EndpointHold(self.resources, settings.hold_s)
         )

@@ -237,6 +237,7 @@ class TransformController:
             log.info("job=%s event=engine_lost reason=%s", job.record.name, error)
             result = {"code": -1, "output": ""}
         if result["code"] == 0:
+            job = await self._report(job, records=folder.progress().get("lines", 0))
             failed = await asyncio.to_thread(folder.failed)
             if not failed:
                 return await self._end(job, TransformJobStatus.COMPLETED, "")

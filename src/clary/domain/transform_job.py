@@ -50,6 +50,7 @@ class TransformObserved:
     outcome: str = ""  # Completed | Failed | Stopped once it is decided
     failure_reason: str = ""
     published: int = 0  # outputs that are visible
+    records: int = 0  # lines, or records of a binary kind, once the engine has ended
     progress: str = ""  # what is being waited for, in words
     notes: tuple[str, ...] = ()
     cleared: bool = False  # nothing of it runs or lies about any more
