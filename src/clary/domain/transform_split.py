@@ -16,6 +16,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 
 from clary.domain.transform_plan import SplitType
 
@@ -69,6 +70,8 @@ class Splitter:
 
     def records(self, batch: bytes) -> list[bytes]:
         """The batch's records one by one, each with its line end or frame."""
+        if self.split is SplitType.LINE and not (self.quoted and b'"' in batch):
+            return BytesIO(batch).readlines()
         one = Splitter(self.split, 0, True, self.quoted)
         found, start = [], 0
         while start < len(batch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clary.domain.errors import Invalid
 from clary.domain.transform_path import NoMatch, parse, select
@@ -146,3 +148,18 @@ def test_the_request_comes_before_the_container_before_defaults() -> None:
     assert (mine.payload_bytes, mine.concurrent, mine.strategy) == (50 * MIB, 1, BatchStrategy.MULTI_RECORD)
     assert settle(Handling(max_payload_mb=50), told, 2).concurrent == 2  # never more than 100 MB at once
     assert settle(Handling(), {"MaxConcurrentTransforms": "many", "MaxPayloadInMB": -3}, 1) == settle(Handling(), {}, 1)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["1", "", "x y", 'q"q', "é"]), min_size=3, max_size=5), min_size=1, max_size=6),
+    st.sampled_from(["$[0]", "$[0,-1]", "$[1:]", "$[*]", "$[:-1]", "$[2,2,0]"]),
+)
+def test_rows_without_quotes_take_a_shorter_way_to_the_same_text(table: list[list[str]], path: str) -> None:
+    processing = processing_of(csv(input_filter=path, output_filter=path, join=True))
+    assert processing is not None
+    lines = [",".join(cell.replace('"', "") for cell in row).encode() for row in table]
+    # A quoted cell anywhere makes the whole batch take the long way.
+    long = [*lines, b'"a","b","c"']
+    assert processing.before(lines)[1] == processing.before(long)[1].rpartition(b"\n")[0]
+    answers = b"\n".join(b"7" for _ in long)
+    assert processing.after(lines, b"7\n" * len(lines)) == processing.after(long, answers).rpartition(b"\n")[0]
