@@ -192,7 +192,11 @@ class Connection:
         while (end := self._data.find(b"\r\n\r\n")) < 0:
             if len(self._data) > MAX_HEAD_BYTES:
                 raise ValueError("its head does not end")
-            if not self._fill():
+            try:
+                more = self._fill()
+            except ConnectionResetError:
+                more = False
+            if not more:
                 empty = not self._data
                 self.close()
                 raise _Unanswered("the connection was closed" + ("" if empty else " within the answer's head"))
@@ -205,6 +209,8 @@ class Connection:
         return int(first.split(" ")[1]), headers
 
     def _take(self, count: int, keep: Sink) -> None:
+        if count < 0:
+            raise ValueError("a body of negative length")
         while count:
             if not self._data and not self._fill():
                 raise ConnectionResetError("the connection was closed within the answer")
@@ -216,8 +222,6 @@ class Connection:
     def _chunks(self, keep: Sink) -> None:
         while True:
             size = int(self._line().partition(b";")[0], 16)
-            if size < 0:
-                raise ValueError("a chunk of negative size")
             self._take(size, keep)
             ending = self._line()
             if size == 0:
