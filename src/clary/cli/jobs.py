@@ -29,21 +29,22 @@ def jobs(
         return
     print_table(
         "",
-        ("JOB", "REGION", "STATUS", "OBJECTS", "READ", "RECORDS", "TIME", ""),
+        ("JOB", "STATUS", "OBJECTS", "READ", "RECORDS", "TIME"),
         [
             (
                 one["job"],
-                one["region"],
                 one["status"],
                 f"{one['objects_done']}/{one['objects']}" if one["objects"] >= 0 else "",
                 _share(one),
                 f"{one['records']:,}" if one["records"] else "",
                 f"{one['elapsed_s']:.1f} s",
-                one["failure_reason"][:100] or one["progress"] or "; ".join(one["notes"])[:100],
             )
             for one in told
         ],
     )
+    for one in told:  # sentences would squeeze the columns
+        if sentence := one["failure_reason"] or (one["progress"] if one["status"] == "InProgress" else ""):
+            console.print(f"{one['job']}: {sentence}", highlight=False, markup=False)
 
 
 def _share(one: dict[str, Any]) -> str:

@@ -41,6 +41,7 @@ LOOK_S = 0.25
 SLOW_LOOK_S = 1.0
 ENGINE_LIMIT_S = 5 * 86_400.0  # the longest a transform job may last (service quotas)
 ENGINE_DEATHS = 5  # without any progress between them
+OUTPUT_GONE = "ClientError: the bucket of S3OutputPath was deleted while the job ran"
 REASON_CHARS = 1024  # FailureReason
 
 
@@ -169,7 +170,7 @@ class TransformController:
         try:
             job = await self._publish_outputs(job, folder)
         except NotFound:
-            return await self._end(job, TransformJobStatus.FAILED, "ClientError: the output's bucket was deleted")
+            return await self._end(job, TransformJobStatus.FAILED, OUTPUT_GONE)
         view = self._runtime.view(job.fleet)
         if not view.ready and (view.timed_out or view.failures >= START_ATTEMPTS):
             return await self._end(job, TransformJobStatus.FAILED, f"AlgorithmError: {view.reason}")
@@ -267,9 +268,13 @@ class TransformController:
         folder = self._folder(job.record.uid)
         if not self._halted(job.record.uid, folder):
             return LOOK_S / 5
+        reason = ""
         if folder.path.exists():
-            job = await self._publish_outputs(job, folder)
-        return await self._end(job, TransformJobStatus.STOPPED, "")
+            try:
+                job = await self._publish_outputs(job, folder)
+            except NotFound:
+                reason = OUTPUT_GONE
+        return await self._end(job, TransformJobStatus.STOPPED, reason)
 
     async def _end(self, job: TransformJob, outcome: TransformJobStatus, reason: str) -> float | None:
         failpoint("transform.before_ended")

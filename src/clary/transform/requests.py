@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from clary.transform.workers import Worker, Workers
 
 PARAMETERS_LIMIT_S = 5.0
 CONNECTIONS_KEPT = 8
+BACKOFF_S = 0.1  # before the first retry of a request that failed; twice as long before each further one
 
 
 class Refused(Exception):
@@ -122,6 +124,7 @@ class Asker:
                     return answer
                 if failed >= self._handling.max_retries:
                     return answer
+                time.sleep(BACKOFF_S * 2**failed)
                 failed += 1
             except Lost as error:
                 lost += 1
