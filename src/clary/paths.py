@@ -114,6 +114,11 @@ class Layout:
         return self.data / "snapshots"
 
     @property
+    def transforms(self) -> Path:
+        """A folder a transform job that runs."""
+        return self.data / "transforms"
+
+    @property
     def environments(self) -> Path:
         return self.data / "envs"
 
@@ -130,6 +135,7 @@ class Layout:
             (self.journal.parent, 0o700),
             (self.counters.parent, 0o700),
             (self.models, 0o711),
+            (self.transforms, 0o700),
             (self.snapshots, 0o711),
             (self.environments, 0o755),
         ):

@@ -11,7 +11,7 @@ FLOORS = [
     {"domain", "paths", "lifeline", "failpoints", "data", "client"},
     {"wire", "tables", "settings", "line_socket"},
     {"store", "images", "supervisor"},
-    {"runtimes", "services", "proxy"},
+    {"runtimes", "services", "proxy", "transform"},
     {"controllers", "gateway"},
     {"control", "cli"},
 ]
@@ -21,6 +21,7 @@ ABSENT = {
     "proxy": {"store", "services", "images", "runtimes"},
     "controllers": {"services", "wire", "gateway"},
     "services": {"runtimes", "controllers", "images"},
+    "transform": {"wire", "settings", "images", "supervisor"},
 }
 # The proxy knows these of ours and no other module of their rooms.
 PROXY_KNOWS = {

@@ -7,7 +7,9 @@ from pathlib import Path
 from clary import settings
 from clary.domain.endpoint import EndpointStatus
 from clary.domain.routing import RoutingStrategy
-from clary.services.sagemaker import endpoint_configs, endpoints, models, tags
+from clary.domain.transform_job import TransformJobStatus
+from clary.domain.transform_plan import BatchStrategy, SplitType
+from clary.services.sagemaker import endpoint_configs, endpoints, models, tags, transform_jobs
 from clary.wire import catalog
 
 
@@ -19,6 +21,12 @@ def test_endpoint_status_is_the_models() -> None:
     assert {state.value for state in EndpointStatus} == enum_of("EndpointStatus")
 
 
+def test_batch_transforms_words_are_the_models() -> None:
+    assert {state.value for state in TransformJobStatus} == enum_of("TransformJobStatus")
+    assert {kind.value for kind in SplitType} == enum_of("SplitType")
+    assert {strategy.value for strategy in BatchStrategy} == enum_of("BatchStrategy")
+
+
 def test_routing_strategies_are_the_models_less_those_refused_by_name() -> None:
     served = {strategy.value for strategy in RoutingStrategy}
     assert enum_of("RoutingStrategy") - served == {"KV_AWARE", "PREFIX_AWARE"}
@@ -26,7 +34,13 @@ def test_routing_strategies_are_the_models_less_those_refused_by_name() -> None:
 
 def test_handlers_bear_the_operations_names() -> None:
     known = set(catalog.service("sagemaker").operation_names)
-    for room in (models.Models, endpoint_configs.EndpointConfigs, endpoints.Endpoints, tags.Tags):
+    for room in (
+        models.Models,
+        endpoint_configs.EndpointConfigs,
+        endpoints.Endpoints,
+        transform_jobs.TransformJobs,
+        tags.Tags,
+    ):
         source = inspect.getsource(room.__init__)
         for operation in (word for word in source.split('"') if word[:1].isupper()):
             assert operation in known

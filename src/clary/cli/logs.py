@@ -17,18 +17,20 @@ POLL_S = 0.3
 
 
 def logs(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's or, with --job, the transform job's name.")],
+    job: Annotated[bool, typer.Option("--job", help="The name is a transform job's.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print what comes.")] = False,
     tail: Annotated[int, typer.Option("--tail", "-n", help="The last so many lines; 0 for all.")] = 100,
     region: Annotated[str | None, typer.Option(help="Region of the endpoint.", show_default="us-east-1")] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the logs of an endpoint's workers."""
+    """Print the logs of an endpoint's or a job's workers."""
     client = Clients(Local(data_dir(data)), region)("logs")
-    group = f"/aws/sagemaker/Endpoints/{endpoint}"
+    group = "/aws/sagemaker/TransformJobs" if job else f"/aws/sagemaker/Endpoints/{endpoint}"
+    streams = f"{endpoint}/" if job else ""
     try:
-        events = _events(client, group, 0)
+        events = _events(client, group, streams, 0)
         shown = events[-tail:] if tail else events
         if as_json:
             print_json(shown)
@@ -38,7 +40,7 @@ def logs(
         newest_ms = max((event["timestamp"] for event in events), default=0)
         while follow:
             time.sleep(POLL_S)
-            fresh = [event for event in _events(client, group, newest_ms) if event["eventId"] not in seen]
+            fresh = [event for event in _events(client, group, streams, newest_ms) if event["eventId"] not in seen]
             _print(fresh)
             seen |= {event["eventId"] for event in fresh}
             newest_ms = max((event["timestamp"] for event in fresh), default=newest_ms)
@@ -52,16 +54,16 @@ def logs(
         explain(error)
 
 
-def _events(client: Any, group: str, since_ms: int) -> list[dict[str, Any]]:
-    """All events of the group from `since_ms` on, in time order."""
+def _events(client: Any, group: str, streams: str, since_ms: int) -> list[dict[str, Any]]:
+    """All events of the group's streams that begin with `streams` from `since_ms` on, in time order."""
     found: list[dict[str, Any]] = []
-    token: dict[str, str] = {}
+    token: dict[str, str] = {"logStreamNamePrefix": streams} if streams else {}
     while True:
         page = client.filter_log_events(logGroupName=group, startTime=since_ms, **token)
         found += page["events"]
         if not page.get("nextToken"):
             return found
-        token = {"nextToken": page["nextToken"]}
+        token["nextToken"] = page["nextToken"]
 
 
 def _print(events: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clary.cli import costs, daemon, demo, doctor, endpoints, environment, images, listings, logs
+from clary.cli import costs, daemon, demo, doctor, endpoints, environment, images, jobs, listings, logs
 
 app = typer.Typer(
     name="clary",
@@ -22,6 +22,7 @@ app.command()(listings.ps)
 app.command()(endpoints.deploy)
 app.command()(endpoints.invoke)
 app.command()(endpoints.park)
+app.command()(jobs.jobs)
 app.command()(logs.logs)
 app.command()(costs.cost)
 app.command()(doctor.doctor)

@@ -2,21 +2,29 @@
 
 {"op": "costs", "by": "endpoint" | "variant" | "day", "since_ns": n | null} -> {"sums": [...], "prices": source}
 {"op": "verify"} -> the ledger against the raw usage        {"op": "notes"} -> per endpoint: notes, progress, reason
+{"op": "jobs", "running": bool, "last": n} -> transform jobs, newest first, with their progress
 {"op": "explain", "image": i} -> {"lines": [...]}            {"op": "pull", "image": i} -> builds its environment
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from clary.controllers.environments import RecipeEnvironments
 from clary.controllers.metering import Metering
+from clary.controllers.publication import TransformJob, read_job
 from clary.controllers.reconciliation import reconcile
+from clary.controllers.transforms import TransformController
 from clary.domain.endpoint import Desired, Observed, failure_reason, status
 from clary.domain.errors import ClaryError
+from clary.domain.fleet_name import TRANSFORM_JOB
 from clary.domain.prices import PriceBook
+from clary.domain.transform_job import CLEARED
+from clary.domain.transform_job import status as transform_status
 from clary.paths import Layout
 from clary.store.codec import decode
 from clary.store.database import Database
@@ -35,6 +43,8 @@ class Administration:
         prices: PriceBook,
         metering: Metering,
         images: RecipeEnvironments,
+        transforms: TransformController,
+        now: Callable[[], datetime],
     ) -> None:
         self._layout = layout
         self._database = database
@@ -42,6 +52,8 @@ class Administration:
         self._prices = prices
         self._metering = metering
         self._images = images
+        self._transforms = transforms
+        self._now = now
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises: ValueError for an unknown op, or for what the request's own error is."""
@@ -55,6 +67,8 @@ class Administration:
                     return {"exact": found.exact, **asdict(found)}
                 case "notes":
                     return await self._notes()
+                case "jobs":
+                    return {"jobs": await self._jobs(bool(request.get("running")), int(request.get("last", 0)))}
                 case "explain":
                     return {"lines": await asyncio.to_thread(self._images.explain, str(request["image"]))}
                 case "pull":
@@ -70,6 +84,34 @@ class Administration:
         ledger = Ledger(self._database)
         sums = await ledger.sums(request.get("by", "endpoint"), request.get("region"), request.get("since_ns"))
         return {"sums": [asdict(one) for one in sums], "prices": self._prices.source}
+
+    async def _jobs(self, running: bool, last: int) -> list[dict[str, Any]]:
+        records = await (
+            self._resources.unfinished(TRANSFORM_JOB, CLEARED) if running else self._resources.all(TRANSFORM_JOB)
+        )
+        found = [read_job(record) for record in reversed(records[-last:] if last else records)]
+        return [await self._job(job) for job in found if not (running and job.observed.outcome)]
+
+    async def _job(self, job: TransformJob) -> dict[str, Any]:
+        observed = job.observed
+        live = {} if observed.outcome else await asyncio.to_thread(self._transforms.progress, job.record.uid)
+        started = datetime.fromisoformat(observed.started_at) if observed.started_at else None
+        ended = datetime.fromisoformat(observed.ended_at) if observed.ended_at else self._now()
+        return {
+            "job": job.record.name,
+            "kind": TRANSFORM_JOB,
+            "region": job.record.place.region,
+            "status": transform_status(job.desired, observed).value,
+            "objects": observed.objects,
+            "objects_done": max(observed.published, live.get("objects", 0)),
+            "bytes": observed.bytes,
+            "bytes_read": live.get("bytes", 0),
+            "records": live.get("lines", observed.records),
+            "elapsed_s": (ended - started).total_seconds() if started else 0.0,
+            "progress": observed.progress,
+            "notes": list(observed.notes),
+            "failure_reason": observed.failure_reason,
+        }
 
     async def _notes(self) -> dict[str, Any]:
         told = []

@@ -21,6 +21,8 @@ from clary.controllers.log_tail import LogTail
 from clary.controllers.metering import Metering
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Publisher, measure_host
+from clary.controllers.transform_objects import TransformObjects
+from clary.controllers.transforms import TransformController
 from clary.domain import prices
 from clary.domain.errors import NotFound
 from clary.gateway.app import Gateway
@@ -40,6 +42,7 @@ from clary.services.sagemaker.endpoints import Endpoints
 from clary.services.sagemaker.models import Models
 from clary.services.sagemaker.service import SageMaker
 from clary.services.sagemaker.tags import Tags
+from clary.services.sagemaker.transform_jobs import TransformJobs
 from clary.settings import Settings, inherited
 from clary.store import schema
 from clary.store.database import Database
@@ -82,6 +85,16 @@ class Control:
             layout.snapshots,
         )
         self.endpoints = EndpointController(layout, self.resources, self.runtime, self.preparation, self.publisher)
+        self.transforms = TransformController(
+            layout,
+            self.resources,
+            self.runtime,
+            self.preparation,
+            self.publisher,
+            TransformObjects(self.objects),
+            now,
+            {name: value for name, value in inherited().items() if name == "CLARY_FAILPOINT"},
+        )
         self.garbage = GarbageCollector(layout, self.resources)
         self.metering = Metering(layout, self.database, self.prices, settings.account, self._workers)
         log_store = LogStore(layout.logs / "groups")
@@ -90,6 +103,7 @@ class Control:
             Models(self.resources, ObjectPresence(self.objects)),
             EndpointConfigs(self.resources, self.prices),
             Endpoints(self.resources, now),
+            TransformJobs(self.resources, self.prices, now),
             Tags(self.resources),
         )
         self.identities = Identities(layout.identities, layout.identity_snapshot, settings.account, now)
@@ -104,13 +118,16 @@ class Control:
         ]
         services = {room.name: room for room in rooms}
         authentication = Authentication(self.identities, settings.auth, settings.account, now)
-        self.administration = Administration(layout, self.database, self.resources, self.prices, self.metering, images)
+        self.administration = Administration(
+            layout, self.database, self.resources, self.prices, self.metering, images, self.transforms, now
+        )
         self.gateway = Gateway(
             services, authentication, settings.account, EndpointHold(self.resources, settings.hold_s)
         )
 
     def _fleet_changed(self, fleet: str) -> None:
         self.endpoints.fleet_changed(fleet)
+        self.transforms.fleet_changed(fleet)
         self.metering.poke()
         self.log_tail.poke()
 
@@ -126,6 +143,8 @@ class Control:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.endpoints.loop.run())
             tasks.create_task(self.endpoints.watch())
+            tasks.create_task(self.transforms.loop.run())
+            tasks.create_task(self.transforms.watch())
             tasks.create_task(self.garbage.run())
             tasks.create_task(self.metering.run())
             tasks.create_task(self.log_tail.run())

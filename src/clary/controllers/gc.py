@@ -1,8 +1,8 @@
 """What nobody wants any more: unpacked models and snapshots of deployments that are gone.
 
-A folder goes when no endpoint's prepared deployments name it and it is old enough that no preparation can be about
-to: a deployment's files exist for a while before the endpoint's record names them. What the control before this one was
-in the middle of unpacking goes at once: nobody will finish it.
+A folder goes when no endpoint's prepared deployments and no job that runs name it, and it is old enough that no
+preparation can be about to: a deployment's files exist for a while before the endpoint's record names them. What the
+control before this one was in the middle of unpacking goes at once: nobody will finish it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 from clary.domain.endpoint import Observed
+from clary.domain.fleet_name import TRANSFORM_JOB
+from clary.domain.transform_job import CLEARED, TransformObserved
 from clary.paths import Layout
 from clary.store.codec import decode
 from clary.store.resources import Resources
@@ -60,6 +62,10 @@ class GarbageCollector:
             for prepared in decode(Observed, record.observed).prepared.values():
                 wanted |= {prepared.model_dir, prepared.code_dir, prepared.cache_dir}
                 wanted |= set(prepared.additional_dirs.values())
+        for record in await self._resources.unfinished(TRANSFORM_JOB, CLEARED):
+            of_job = decode(TransformObserved, record.observed).prepared
+            if of_job is not None:
+                wanted |= {of_job.model_dir, of_job.code_dir, of_job.cache_dir, *of_job.additional_dirs.values()}
         return await asyncio.to_thread(self._remove_all_but, wanted)
 
     def _remove_all_but(self, wanted: set[str]) -> int:

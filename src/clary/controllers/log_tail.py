@@ -1,8 +1,8 @@
 """Workers' log files to log streams, on a thread of its own.
 
 A worker writes its own append-only file; nobody stands between. This thread reads what was added, cuts it into lines
-and appends them to the stream `<variant>/<worker id>` of the endpoint's group. A stream's records say how far the file
-was read, so a restart goes on exactly there.
+and appends them to the stream `<variant>/<worker id>` of the endpoint's group, or `<job>/<worker id>` of the jobs'.
+A stream's records say how far the file was read, so a restart goes on exactly there.
 
 Work is bounded: one step reads at most 1 MiB of one file, files take turns, and a busy step is followed by a rest of
 the same length, so a worker that prints a hundred megabytes costs others at most half a core. What was taken is given
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clary.domain.fleet_name import FleetName, parse_fleet_name
+from clary.domain.fleet_name import TRANSFORM_JOB, FleetName, parse_fleet_name
 from clary.domain.names import Place
 from clary.store.log_segments import NewEvent
 from clary.store.logs import LogStore
@@ -53,9 +53,11 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 Workers = Callable[[], Iterable[Mapping[str, Any]]]
 
 
-def group_of(endpoint: str) -> str:
-    """The log group of an endpoint (SageMaker developer guide, "Amazon CloudWatch Logs for Amazon SageMaker AI")."""
-    return f"/aws/sagemaker/Endpoints/{endpoint}"
+def group_of(fleet: FleetName) -> str:
+    """The log group of a fleet (SageMaker developer guide, "Amazon CloudWatch Logs for Amazon SageMaker AI")."""
+    if fleet.kind == TRANSFORM_JOB:
+        return "/aws/sagemaker/TransformJobs"
+    return f"/aws/sagemaker/Endpoints/{fleet.endpoint}"
 
 
 @dataclass(slots=True)
@@ -159,7 +161,8 @@ class LogTail:
                     self._files[path] = _File(path, fleet, path.stem, taken, now_s)
 
     def _stream(self, fleet: FleetName, worker: str) -> tuple[Place, str, str]:
-        return Place(self._account, fleet.region), group_of(fleet.endpoint), f"{fleet.variant}/{worker}"
+        first = fleet.owner if fleet.kind == TRANSFORM_JOB else fleet.variant
+        return Place(self._account, fleet.region), group_of(fleet), f"{first}/{worker}"
 
     @staticmethod
     def _changed_s(file: _File) -> float:

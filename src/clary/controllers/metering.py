@@ -26,7 +26,7 @@ from sqlalchemy import Connection
 from clary.controllers.process_gauges import Gauge, ProcessGauges
 from clary.domain import ledger as money
 from clary.domain.errors import StoreFailed
-from clary.domain.fleet_name import parse_fleet_name
+from clary.domain.fleet_name import ENDPOINT, parse_fleet_name
 from clary.domain.ledger import FleetBook, Label, Life
 from clary.domain.metrics import ZEROS, Metric, Sample, constant, of_growth, of_values
 from clary.domain.names import Place
@@ -52,6 +52,7 @@ BOOKS_KEPT = 1000
 
 VARIANT_METRICS = "AWS/SageMaker"
 INSTANCE_METRICS = "/aws/sagemaker/Endpoints"
+TRANSFORM_METRICS = "/aws/sagemaker/TransformJobs"
 
 Workers = Callable[[], Iterable[Mapping[str, Any]]]
 
@@ -296,18 +297,23 @@ class Metering:
         now_s = look.at_ns // 1_000_000_000
         ended_s = (now_s // MINUTE_S - 1) * MINUTE_S
         for fleet in lived:
+            if parse_fleet_name(fleet).kind != ENDPOINT:
+                continue  # a job has no invocations that could be none
             place, dimensions = self._variant(fleet)
             for name in ZEROS:
                 metric = Metric(VARIANT_METRICS, name, dimensions)
                 self._series.add_missing(connection, place, metric, ended_s, constant(0.0, 1))
         for gauge in look.gauges:
             place, dimensions = self._variant(gauge.fleet)
+            namespace, of = INSTANCE_METRICS, parse_fleet_name(gauge.fleet)
+            if of.kind != ENDPOINT:
+                namespace, dimensions = TRANSFORM_METRICS, (("Host", f"{of.owner}/{gauge.instance}"),)
             values = {"CPUUtilization": gauge.cpu_percent}
             memory_bytes = self._memory_bytes(change.book(connection, gauge.fleet))
             if memory_bytes:
                 values["MemoryUtilization"] = gauge.memory_bytes / memory_bytes * 100
             for name, value in values.items():
-                metric = Metric(INSTANCE_METRICS, name, dimensions, "Percent")
+                metric = Metric(namespace, name, dimensions, "Percent")
                 sample: Sample = of_values([(value, 1)])
                 self._series.add(connection, place, metric, ended_s, sample)
         if now_s - self._pruned_s >= PRUNE_EVERY_S:

@@ -1,4 +1,4 @@
-"""Desired and observed, of all endpoints, to the launch table and the route table; published whole, confirmed.
+"""Desired and observed, of endpoints and jobs, to the launch table and the route table; published whole, confirmed.
 
 Both tables are functions of what the database holds, so publishing twice, or after any crash, gives the same.
 Requests to publish that come while one is being made share the next.
@@ -16,11 +16,14 @@ from typing import Any
 
 from clary import tables
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
+from clary.domain.fleet_name import TRANSFORM_JOB, transform_fleet
 from clary.domain.isolation import zygote_environ, zygote_key
 from clary.domain.placement import Host, Share, fit_instance, fit_serverless
 from clary.domain.prices import PriceBook
 from clary.domain.rollout import FleetSize, rolling_out, route, running, size
 from clary.domain.routing import RouteTable
+from clary.domain.transform_job import CLEARED, TransformDesired, TransformObserved, runs
+from clary.domain.transform_plan import max_body_bytes
 from clary.failpoints import failpoint
 from clary.paths import Layout
 from clary.runtimes.process import ProcessRuntime
@@ -30,6 +33,7 @@ from clary.store.resources import Record, Resources
 KEEP_ALIVE_TAG = "clary:keep-alive-s"
 SCALE_TO_ZERO_TAG = "clary:scale-to-zero"
 PROXY_LIMIT_S = 5.0
+JOB_DRAIN_S = 1.0  # a job's workers go when nobody waits for what they compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,23 @@ def read(record: Record, tags: Mapping[str, str]) -> Endpoint:
         scale_to_zero=tags.get(SCALE_TO_ZERO_TAG, "").lower() in ("true", "1", "yes"),
     )
     return Endpoint(record, wanted, decode(Observed, record.observed))
+
+
+@dataclass(frozen=True, slots=True)
+class TransformJob:
+    """One stored transform job, decoded."""
+
+    record: Record
+    desired: TransformDesired
+    observed: TransformObserved
+
+    @property
+    def fleet(self) -> str:
+        return transform_fleet(self.record.place.region, self.record.name, self.desired.number)
+
+
+def read_job(record: Record) -> TransformJob:
+    return TransformJob(record, decode(TransformDesired, record.desired), decode(TransformObserved, record.observed))
 
 
 def _seconds(text: str | None) -> float | None:
@@ -118,7 +139,8 @@ class Publisher:
     async def _publish(self) -> None:
         endpoints = [read(record, tags) for record, tags in await self._resources.all_with_tags("endpoint")]
         self._generation += 1
-        launch = self._launch_table(endpoints)
+        jobs = [read_job(record) for record in await self._resources.unfinished(TRANSFORM_JOB, CLEARED)]
+        launch = self._launch_table(endpoints, jobs)
         routes = self._route_table(endpoints)
         failpoint("publication.before_launch_table")
         await asyncio.to_thread(tables.write, self._layout.launch_table, launch)
@@ -149,7 +171,7 @@ class Publisher:
             routes[place.region, entry.name] = entry
         return RouteTable(self._generation, routes)
 
-    def _launch_table(self, endpoints: list[Endpoint]) -> dict[str, Any]:
+    def _launch_table(self, endpoints: list[Endpoint], jobs: list[TransformJob]) -> dict[str, Any]:
         fleets: dict[str, Any] = {}
         zygotes: dict[str, Any] = {}
         for endpoint in endpoints:
@@ -161,17 +183,17 @@ class Publisher:
                         continue
                     name = deployment.fleet(endpoint.record.place.region, endpoint.record.name, variant.name)
                     fleets[name] = self._fleet(endpoint.record, variant, prepared, sizes[variant.name])
-                    zygote = fleets[name]["zygote"]
-                    if zygote:
-                        zygotes[zygote] = {
-                            "python": prepared.python,
-                            "framework": prepared.framework,
-                            "prefixes": list(prepared.prefixes),
-                            "trusted": prepared.zygote_trusted,
-                            "network": fleets[name]["network"],
-                            "imports": list(prepared.zygote_imports),
-                            "environ": zygote_environ(variant.container.environment),
-                        }
+                    _add_zygote(zygotes, fleets[name], prepared, variant)
+        for job in jobs:
+            prepared = job.observed.prepared
+            if prepared is not None and runs(job.desired, job.observed):
+                variant = job.desired.variant
+                full = variant.instance_count * self.share(variant).processes
+                fleet = self._fleet(job.record, variant, prepared, FleetSize(full, full, full))
+                fleet["worker"] |= {"transform": True, "max_payload_bytes": max_body_bytes(job.desired.handling)}
+                fleet["drain_s"] = JOB_DRAIN_S
+                fleets[job.fleet] = fleet
+                _add_zygote(zygotes, fleet, prepared, variant)
         return {"generation": self._generation, "fleets": fleets, "zygotes": zygotes}
 
     def _fleet(self, record: Record, variant: Variant, prepared: Prepared, wanted: FleetSize) -> dict[str, Any]:
@@ -229,6 +251,19 @@ class Publisher:
                 "instance_type": variant.instance_type,
                 "serverless_mib": variant.serverless.memory_mib if variant.serverless else 0,
             },
+        }
+
+
+def _add_zygote(zygotes: dict[str, Any], fleet: Mapping[str, Any], prepared: Prepared, variant: Variant) -> None:
+    if fleet["zygote"]:
+        zygotes[fleet["zygote"]] = {
+            "python": prepared.python,
+            "framework": prepared.framework,
+            "prefixes": list(prepared.prefixes),
+            "trusted": prepared.zygote_trusted,
+            "network": fleet["network"],
+            "imports": list(prepared.zygote_imports),
+            "environ": zygote_environ(variant.container.environment),
         }
 
 

@@ -1,13 +1,21 @@
-"""A fleet's name, `region/endpoint/variant/generation`, in its parts."""
+"""A fleet's name, `region/owner/variant/generation`, in its parts.
+
+The owner is an endpoint's name, or for workers of a job its kind and name (`transform-job:NAME`): a colon is in no
+name that the API takes, so a job and an endpoint of the same name never meet.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+ENDPOINT = "endpoint"
+TRANSFORM_JOB = "transform-job"
+TRANSFORM_VARIANT = ":transform"  # what stands in a job's fleet where an endpoint's has its production variant
+
 
 @dataclass(frozen=True, slots=True)
 class FleetName:
-    """Which variant a fleet serves, and as which generation of it."""
+    """Which variant a fleet serves, and as which generation of it. `endpoint` is the owner as the name has it."""
 
     region: str
     endpoint: str
@@ -17,10 +25,26 @@ class FleetName:
     def __str__(self) -> str:
         return f"{self.region}/{self.endpoint}/{self.variant}/{self.generation}"
 
+    @property
+    def kind(self) -> str:
+        """Of the owner: "endpoint" or "transform-job"."""
+        kind, colon, _ = self.endpoint.partition(":")
+        return kind if colon else ENDPOINT
+
+    @property
+    def owner(self) -> str:
+        """The name of the endpoint or the job."""
+        return self.endpoint.rpartition(":")[2]
+
 
 def parse_fleet_name(text: str) -> FleetName:
     """Raises: ValueError when it has not four parts."""
     parts = text.split("/")
     if len(parts) != 4 or not all(parts):
-        raise ValueError(f"a fleet is named region/endpoint/variant/generation, not {text!r}")
+        raise ValueError(f"a fleet is named region/owner/variant/generation, not {text!r}")
     return FleetName(*parts)
+
+
+def transform_fleet(region: str, job: str, number: int) -> str:
+    """The fleet of a transform job's instances."""
+    return str(FleetName(region, f"{TRANSFORM_JOB}:{job}", TRANSFORM_VARIANT, str(number)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from clary.domain.endpoint import Deployment, Desired, Observed, Variant
+from clary.domain.fleet_name import TRANSFORM_VARIANT
 from clary.domain.routing import EndpointRoute, KeepAlive, VariantRoute
 
 SERVERLESS_MAX_BYTES = 4 * 1024 * 1024  # request and response (serverless guide)
@@ -131,9 +132,11 @@ def _variant_route(
 
 def failure_text(variant: str, cause: str, log_tail: Iterable[str], hint: str) -> str:
     """FailureReason, at most 1,024 characters: AWS's sentence first (clients match it), then what truly happened."""
+    job = variant == TRANSFORM_VARIANT
+    container = "The primary container" + ("" if job else f" for production variant {variant}")
     head = (
-        f"The primary container for production variant {variant} did not pass the ping health check. "
-        f"Please check CloudWatch logs for this endpoint. Cause: {cause}"
+        f"{container} did not pass the ping health check. "
+        f"Please check CloudWatch logs for this {'job' if job else 'endpoint'}. Cause: {cause}"
     )
     tail = f" Hint: {hint}." if hint else ""
     room = 1024 - len(head) - len(tail) - len(" Last log lines: ")

@@ -125,6 +125,11 @@ class Resources:
         query = select(resources).where(resources.c.kind == kind).order_by(resources.c.uid)
         return await self._database.read(lambda c: [_record(row) for row in c.execute(query)])
 
+    async def unfinished(self, kind: str, mark: str) -> list[Record]:
+        """Those of a kind whose `observed` does not yet hold the JSON text `mark`: jobs that need somebody's care."""
+        query = select(resources).where(resources.c.kind == kind, resources.c.observed.not_like(f"%{mark}%"))
+        return await self._database.read(lambda c: [_record(row) for row in c.execute(query.order_by(resources.c.uid))])
+
     async def list(
         self,
         kind: str,
@@ -286,6 +291,12 @@ class Resources:
             return free
 
         return await self._database.write(work)
+
+    async def free_worker_uid(self, resource_uid: int) -> None:
+        """The resource starts no process any more: its uid is another's."""
+        await self._database.write(
+            lambda c: c.execute(delete(users_of_uids).where(users_of_uids.c.resource_uid == resource_uid))
+        )
 
     # -- watching --------------------------------------------------------------------------------
 

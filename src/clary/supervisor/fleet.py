@@ -46,6 +46,7 @@ class Fleet:
     start_timeout_s: float
     pids: int = 512
     nofile: int = 4096
+    drain_s: float = 30.0  # SIGTERM to SIGKILL once it is in the table no more (container contract)
     label: dict[str, Any] = field(default_factory=dict)  # told on in the journal: what the ledger needs to know
 
 

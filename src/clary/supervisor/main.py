@@ -209,14 +209,14 @@ class Supervisor:
             if self.fleets.get(name) != wanted:
                 self.jails.admit(wanted)
             self.dismissed.discard(name)
-        self.fleets = fleets
+        old, self.fleets = self.fleets, fleets
         for name in gone:
             self.failures.pop(name, None)
             self.demand.pop(name, None)
             self.start_after_mono_s.pop(name, None)
             self.dismissed.add(name)
             for worker in self._of(name):
-                self.stop_worker(worker, "FleetRemoved", DRAIN_S)
+                self.stop_worker(worker, "FleetRemoved", old[name].drain_s)
         now = time.monotonic()
         for key, spec in zygotes.items():
             zygote = self.zygotes.get(key)

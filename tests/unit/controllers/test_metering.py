@@ -31,6 +31,8 @@ from clary.store.series import read
 BIG, BIG_2, SMALL = LABELS
 M5_RATE = PRICES.instances["ml.m5.large"].nanousd_per_hour
 
+JOB = "us-east-1/transform-job:nightly/:transform/9"
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
@@ -260,7 +262,22 @@ async def test_minutes_get_samples_and_quiet_ones_zeros(world: World, database: 
     assert of("ModelLatency") == [(0, 3, 4500)]
 
 
-async def test_gauges_of_a_living_process(world: World, database: Database) -> None:
+@pytest.mark.parametrize(
+    ("fleet", "namespace", "dimensions"),
+    [
+        (BIG, "/aws/sagemaker/Endpoints", (("EndpointName", "big"), ("VariantName", "AllTraffic"))),
+        (JOB, "/aws/sagemaker/TransformJobs", (("Host", "nightly/0"),)),
+    ],
+)
+async def test_gauges_of_a_living_process(
+    world: World,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    fleet: str,
+    namespace: str,
+    dimensions: tuple[tuple[str, str], ...],
+) -> None:
+    monkeypatch.setitem(LABELS, JOB, LABELS[BIG])
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -272,18 +289,17 @@ async def test_gauges_of_a_living_process(world: World, database: Database) -> N
     try:
         assert child.stdout is not None
         assert await child.stdout.readexactly(1) == b"x"
-        record = {"worker": "w1", "pid": child.pid, "fleet": BIG, "instance": 0, "started_ns": START_NS}
+        record = {"worker": "w1", "pid": child.pid, "fleet": fleet, "instance": 0, "started_ns": START_NS}
         metering = Metering(world.layout, database, PRICES, "123456789012", lambda: [record], lambda: world.now_ns)
-        world.start(BIG)
+        world.start(fleet)
         await drain(metering)
         world.pass_time(60 * SECOND_NS)
         await drain(metering)
     finally:
         await child.communicate(b"")
-    dimensions = (("EndpointName", "big"), ("VariantName", "AllTraffic"))
     place = Place("123456789012", "us-east-1")
     for name, limit in (("CPUUtilization", 100.0), ("MemoryUtilization", 5.0)):
-        metric = Metric("/aws/sagemaker/Endpoints", name, dimensions)
+        metric = Metric(namespace, name, dimensions)
         ((_, sample),) = database.read_now(lambda c, m=metric: read(c, place, m, 0, 1 << 40))
         assert 0 <= sample.total < limit
     assert sample.total > 0

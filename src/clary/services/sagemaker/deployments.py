@@ -39,7 +39,7 @@ def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
     return Variant(
         name=stored["VariantName"],
         model_name=model.name,
-        container=_container(model.desired.get("PrimaryContainer") or model.desired["Containers"][0]),
+        container=container_of(model),
         role_arn=model.desired.get("ExecutionRoleArn", ""),
         instance_type=stored.get("InstanceType", ""),
         instance_count=stored.get("InitialInstanceCount", 1) if serverless is None else 0,
@@ -57,7 +57,9 @@ def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
     )
 
 
-def _container(stored: Mapping[str, Any]) -> Container:
+def container_of(model: Record) -> Container:
+    """The one container of a stored model."""
+    stored = model.desired.get("PrimaryContainer") or model.desired["Containers"][0]
     sources = [
         DataSource(
             uri=source["S3Uri"],

@@ -6,11 +6,29 @@ from clary.domain.errors import AlreadyExists, ClaryError, Invalid, NotFound, No
 from clary.services.base import common_error
 from clary.wire.errors import WireError
 
+# Jobs have words of their own.
+JOBS = {"transform-job": "transform job"}
 KINDS = {"endpoint": "endpoint", "endpoint-config": "endpoint configuration", "model": "model"}
 
 
 def wire_error(error: ClaryError) -> WireError:
     match error:
+        case NotFound(kind=kind, name=name) if kind in JOBS:
+            return WireError(
+                "ValidationException", 400, f"Could not find requested job with name: {name.rpartition('/')[2]}"
+            )
+        case AlreadyExists(kind=kind, name=name) if kind in JOBS:
+            word = JOBS[kind]
+            return WireError(
+                "ResourceInUse",
+                400,
+                f"{word.capitalize()} names must be unique within an AWS account and region, and a {word} with this "
+                f"name already exists ({name})",
+            )
+        case NotReady(kind=kind, state=state) if kind in JOBS:
+            return WireError(
+                "ValidationException", 400, f"The request was rejected because the {JOBS[kind]} is in status {state}."
+            )
         case NotFound(kind=kind, name=name):
             return WireError("ValidationException", 400, f'Could not find {KINDS.get(kind, kind)} "{name}".')
         case AlreadyExists(kind=kind, name=name):

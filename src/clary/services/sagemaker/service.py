@@ -11,6 +11,7 @@ from clary.services.sagemaker.endpoint_configs import EndpointConfigs
 from clary.services.sagemaker.endpoints import Endpoints
 from clary.services.sagemaker.models import Models
 from clary.services.sagemaker.tags import Tags
+from clary.services.sagemaker.transform_jobs import TransformJobs
 from clary.wire.errors import WireError
 
 
@@ -19,11 +20,14 @@ class SageMaker:
 
     name = "sagemaker"
 
-    def __init__(self, models: Models, configs: EndpointConfigs, endpoints: Endpoints, tags: Tags) -> None:
+    def __init__(
+        self, models: Models, configs: EndpointConfigs, endpoints: Endpoints, transforms: TransformJobs, tags: Tags
+    ) -> None:
         self.operations: Mapping[str, Handler] = {
             **models.operations,
             **configs.operations,
             **endpoints.operations,
+            **transforms.operations,
             **tags.operations,
         }
 
