@@ -3,9 +3,11 @@
 Reads a folder's name from standard input. Until standard input ends, looks every 50 ms at what has a file below that
 folder as its standard output (a worker's log is named by its id). Then prints one JSON object, wall clock:
 
-    {"late_ns": by how much its latest look was late, "lives": {worker id: {"start_ns", "seen_ns", "gone_ns"}}}
+    {"late_ns": by how much its latest look was late,
+     "lives": {worker id: {"unseen_ns", "found_ns", "seen_ns", "gone_ns"}}}
 
-start_ns is the kernel's own (to 10 ms); the end lies between the looks seen_ns and gone_ns (null: it lives).
+The start lies between the looks unseen_ns and found_ns (a process may have waited, as nobody's, before it became the
+worker), the end between the looks seen_ns and gone_ns (null: it lives).
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import time
 from pathlib import Path
 
 EVERY_S = 0.05
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def worker_of(pid: str, folder: str) -> str:
@@ -30,33 +31,30 @@ def worker_of(pid: str, folder: str) -> str:
     return Path(out).stem if out.startswith(folder) else ""
 
 
-def start_ns(pid: str) -> int:
-    """When the kernel made the process; 0 when it has just gone. A process that only waits to be reaped is gone."""
+def lives(pid: str) -> bool:
+    """Whether the process is there; one that only waits to be reaped is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
-        return 0
-    if fields[0] in "ZX":
-        return 0
-    booted_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return booted_ns + int(fields[19]) * 1_000_000_000 // TICKS
+        return False
 
 
 def main() -> None:
     folder = sys.stdin.readline().strip()
     seen: dict[str, dict[str, int | None]] = {}
     last, late_ns, due_ns = False, 0, time.monotonic_ns()
+    before_ns = time.time_ns()
     while True:
         late_ns = max(late_ns, time.monotonic_ns() - due_ns)
         now: set[str] = set()
         for pid in filter(str.isdigit, os.listdir("/proc")):
             worker = worker_of(pid, folder)
-            began_ns = start_ns(pid) if worker else 0
-            if began_ns:
+            if worker and lives(pid):
                 now.add(worker)
-                life = seen.setdefault(worker, {"start_ns": began_ns, "seen_ns": 0, "gone_ns": None})
-                life["start_ns"] = min(life["start_ns"] or began_ns, began_ns)
         at_ns = time.time_ns()
+        for worker in now - seen.keys():
+            seen[worker] = {"unseen_ns": before_ns, "found_ns": at_ns, "seen_ns": 0, "gone_ns": None}
+        before_ns = at_ns
         for worker, life in seen.items():
             if worker in now:
                 life["seen_ns"], life["gone_ns"] = at_ns, None

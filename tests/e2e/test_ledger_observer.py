@@ -158,7 +158,7 @@ def test_lives_and_requests_agree_with_an_outside_observer_over_ten_kills(
     assert verdict["differences"] == []
     for name in names:
         assert completed(one, name) == callers.read[name], f"{name}, seed {seed}, failed {callers.failed}"
-        assert callers.read[name] > 10 * KILLS
+        assert callers.read[name] > KILLS
     agree(journal_lives(one), seen, seed)
 
 
@@ -178,12 +178,12 @@ def agree(lives: dict[str, tuple[int, int]], told: dict[str, Any], seed: int) ->
             continue
         life = seen[worker]
         assert life["gone_ns"] is not None, worker
-        early_ns = abs(life["start_ns"] - start_ns)
+        early_ns = max(life["unseen_ns"] - start_ns, start_ns - life["found_ns"], 0)
         late_ns = max(life["seen_ns"] - end_ns, end_ns - life["gone_ns"], 0)
         worst_early_ns, worst_late_ns = max(worst_early_ns, early_ns), max(worst_late_ns, late_ns)
         assert max(early_ns, late_ns) <= allowed_ns, f"{worker}: {start_ns, end_ns} but {life}, seed {seed}"
     for worker, life in seen.items():
-        known = worker in lives or life["seen_ns"] - life["start_ns"] < allowed_ns
+        known = worker in lives or life["seen_ns"] - life["found_ns"] < allowed_ns
         assert known, f"{worker} lived and nobody was told: {life}, seed {seed}"
     worst = f"start {worst_early_ns / 1e6:.1f} ms, end {worst_late_ns / 1e6:.1f} ms"
     print(f"lives={len(lives)} worst difference: {worst}; observer late by {told['late_ns'] / 1e6:.1f} ms")
