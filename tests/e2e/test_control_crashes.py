@@ -45,7 +45,8 @@ CREATE = [n for n in NAMES if not n.startswith("metering.") and n not in OF_FAIL
 UPDATE = sorted(OF_UPDATE) + [name for name in CREATE if name.startswith("endpoint.")]
 
 SERVER = """#!/usr/bin/env -S python3 -S -E
-import os, socket
+import os, signal, socket
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
 listener = socket.create_server(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])))
 while True:
     connection, _ = listener.accept()
