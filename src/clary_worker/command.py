@@ -169,17 +169,25 @@ class _Side(asyncio.Protocol):
 
 
 class _Front(_Side):
-    """The proxy's end: opens the program's end before it takes a byte."""
+    """The proxy's end: opens the program's end, and keeps one read's bytes until that is there."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
         self._port = port
         self._opening: Optional["asyncio.Future[None]"] = None
+        self._early: List[bytes] = []
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None:
+            super().data_received(data)
+            return
+        # Not paused in connection_made already: Python 3.11.2, and some before it, begin to read in spite of that.
+        self._early.append(data)
+        if self.transport is not None:
+            self.transport.pause_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert self.transport is not None
-        self.transport.pause_reading()
         self._opening = asyncio.ensure_future(self._open())
 
     async def _open(self) -> None:
@@ -194,6 +202,9 @@ class _Front(_Side):
             return
         self.other = back
         if self.transport is not None:
+            for data in self._early:
+                super().data_received(data)
+            self._early.clear()
             self.transport.resume_reading()
         elif back.transport is not None:
             back.transport.close()

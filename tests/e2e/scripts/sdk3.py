@@ -114,6 +114,7 @@ def serverless(session):
         s3_model_data_url=upload(session, f"xgb-{RUN}", "xgboost-model", bytes(booster.save_raw("ubj"))),
         role_arn=ROLE,
         sagemaker_session=session,
+        model_path=f"{os.environ['HOME']}/built",  # its default, in /tmp, belongs to the first user who builds
     )
     builder.build(model_name=f"xgb-{RUN}")
     endpoint = builder.deploy(
@@ -139,6 +140,7 @@ def model_builder(session):
         s3_model_data_url=upload(assumed, f"built-{RUN}", "model.joblib", content),
         role_arn=ROLE,
         sagemaker_session=assumed,
+        model_path=f"{os.environ['HOME']}/built",
         instance_type="ml.m5.large",
     )
     builder.build(model_name=f"built-{RUN}")
