@@ -35,7 +35,10 @@ def transform_fn(model, body, content_type, accept):
     return json.dumps({"predictions": json.loads(body)["inputs"]}), "application/json"
 """
 
-TORCH_MODEL = """
+TORCH_MODELS = {
+    "torch": (
+        "PyTorch, small CNN",
+        """
 import sys, torch
 torch.manual_seed(7)
 net = torch.nn.Sequential(
@@ -43,7 +46,21 @@ net = torch.nn.Sequential(
     torch.nn.Flatten(), torch.nn.Linear(8 * 13 * 13, 10),
 ).eval()
 torch.jit.script(net).save(sys.argv[1])
-"""
+""",
+    ),
+    "torch100": (
+        "PyTorch, 100 MB of weights",
+        """
+import sys, torch
+torch.manual_seed(7)
+net = torch.nn.Sequential(
+    torch.nn.Linear(784, 4096), torch.nn.ReLU(), torch.nn.Linear(4096, 5120), torch.nn.ReLU(), torch.nn.Linear(5120, 10)
+).eval()
+assert 95e6 < sum(4 * p.numel() for p in net.parameters()) < 105e6, sum(4 * p.numel() for p in net.parameters())
+torch.jit.script(net).save(sys.argv[1])
+""",
+    ),
+}
 TORCH_VERSION = "2.13.0"
 
 
@@ -160,12 +177,14 @@ def torch_wheel() -> Path | None:
     return found[0] if found else None
 
 
-def torch_model(environments: Environments) -> Artifact:
-    """A small convolutional net as TorchScript, made in an environment of its own. Raises: Unavailable."""
+def torch_model(kind: str, environments: Environments) -> Artifact:
+    """A net as TorchScript, made in an environment of its own: `kind` is torch (a small convolutional one) or torch100
+    (100 MB of weights). Raises: Unavailable."""
+    title, source = TORCH_MODELS[kind]
     python = environments.build("torch", (str(torch_wheel()), "numpy"))
-    file = environments.cache / "model.pt"
-    subprocess.run([python, "-c", TORCH_MODEL, str(file)], check=True, capture_output=True, timeout=120)
+    file = environments.cache / f"{kind}.pt"
+    subprocess.run([python, "-c", source, str(file)], check=True, capture_output=True, timeout=120)
     body = json.dumps({"instances": [[0.5] * 784]}).encode()
     image = f"clary/pytorch:{TORCH_VERSION}"
     files = {"model.pt": file.read_bytes()}
-    return Artifact("torch", "PyTorch, small CNN", image, files, body, "application/json")
+    return Artifact(kind, title, image, files, body, "application/json")

@@ -18,6 +18,7 @@ from scale import Scale
 CONNECTIONS = (1, 32)
 ADDED_P50_MS = {"unsigned": 0.15, "signed": 0.30}
 PROXY_PER_S = {"unsigned": 25_000, "signed": 12_000}
+TOGETHER_PER_S = {"unsigned": 12_000, "signed": 8_000}
 WAYS = ("direct", "unsigned", "signed")
 Rounds = dict[tuple[str, int], list[Outcome]]
 
@@ -135,6 +136,10 @@ def _notes(together: Rounds, apart: Rounds) -> list[str]:
         alone = 1e6 / statistics.median(o.cpu_us["proxy"] for o in together[way, 32])
         told = verdict(alone, PROXY_PER_S[way], False, "requests/s")
         notes.append(f"The proxy alone on one core, {way}, as 1e6 / its CPU us per request at 32 connections: {told}.")
+    for way in ("unsigned", "signed"):
+        both = statistics.median(o.requests_per_s for o in together[way, 32])
+        told = verdict(both, TOGETHER_PER_S[way], False, "requests/s")
+        notes.append(f"Proxy and worker together on one core, {way}, 32 connections: {told}.")
     for way in ("unsigned", "signed"):
         outcomes = apart[way, 32]
         busy = statistics.median(o.cpu_us["proxy"] * o.requests_per_s / 1e6 for o in outcomes)
