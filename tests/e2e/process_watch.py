@@ -1,7 +1,8 @@
 """`python process_watch.py`: which workers live, as somebody sees it who knows only the process table.
 
-Reads a folder's name from standard input. Until standard input ends, looks every 50 ms at what has a file below that
-folder as its standard output (a worker's log is named by its id). Then prints one JSON object, wall clock:
+Reads a folder's name from standard input and says "watching". Until standard input ends, looks every 50 ms at what has
+a file below that folder as its standard output (a worker's log is named by its id). Then prints one JSON object, wall
+clock:
 
     {"late_ns": by how much its latest look was late,
      "lives": {worker id: {"unseen_ns", "found_ns", "seen_ns", "gone_ns"}}}
@@ -44,6 +45,7 @@ def main() -> None:
     seen: dict[str, dict[str, int | None]] = {}
     last, late_ns, due_ns = False, 0, time.monotonic_ns()
     before_ns = time.time_ns()
+    print("watching", flush=True)
     while True:
         late_ns = max(late_ns, time.monotonic_ns() - due_ns)
         now: set[str] = set()

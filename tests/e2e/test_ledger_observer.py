@@ -46,6 +46,8 @@ def watch(folder: Path) -> Iterator[dict[str, Any]]:
         assert observer.stdin is not None
         observer.stdin.write(f"{folder}\n")
         observer.stdin.flush()
+        assert observer.stdout is not None
+        assert observer.stdout.readline() == "watching\n"
         try:
             yield seen
         finally:
@@ -136,9 +138,9 @@ def test_lives_and_requests_agree_with_an_outside_observer_over_ten_kills(
     print("seed", seed)
     one = start_clary()
     model = one.model(one.upload(dict(echo_files)), "clary/sklearn", {"SAGEMAKER_MODEL_SERVER_WORKERS": "2"})
-    names = [one.endpoint(one.config(instance(model))), one.endpoint(one.config(serverless(model)))]
     kinds = ["proxy", "control", "proxy", "proxy", "supervisor", "control", "proxy", "tree", "proxy", "proxy"]
     with watch(Layout(one.data).worker_logs) as seen:
+        names = [one.endpoint(one.config(instance(model))), one.endpoint(one.config(serverless(model)))]
         callers = Callers(one, names, ["x", "y" * 40_000, "z" * 1_000_000])
         try:
             for number in range(KILLS):

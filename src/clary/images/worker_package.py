@@ -9,6 +9,7 @@ there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import os
@@ -41,7 +42,7 @@ def sync_worker_package(env_dir: Path, *, source: Path | None = None, run: Run =
             shutil.copytree(source, temp, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
             _compile(env_dir, temp, run)
             open_to_read(temp)
-            temp.rename(site / target)
+            _rename(temp, site / target)
         finally:
             shutil.rmtree(temp, ignore_errors=True)
     fresh = site / f".{NAME}.{uuid.uuid4().hex}"
@@ -51,6 +52,15 @@ def sync_worker_package(env_dir: Path, *, source: Path | None = None, run: Run =
         if old.name not in (target, before):
             shutil.rmtree(old, ignore_errors=True)
     return True
+
+
+def _rename(temp: Path, folder: Path) -> None:
+    """`folder` is there afterwards, made by us or, at the same moment, by another clary that shares the environment."""
+    try:
+        temp.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def worker_source() -> Path:

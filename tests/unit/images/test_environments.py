@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -310,6 +310,24 @@ def test_the_worker_package_is_swapped_whole_when_its_content_differs(environmen
     assert content_hash(site / "clary_worker") != content_hash(source)
     with pytest.raises(NotFound):
         sync_worker_package(tmp_path / "none")
+
+
+def test_two_claries_may_put_the_same_package_into_one_environment_at_once(
+    environment: Environment, tmp_path: Path
+) -> None:
+    source = tmp_path / "clary_worker"
+    source.mkdir()
+    (source / "__init__.py").write_text("VERSION = 'both'\n")
+
+    def overtaken(step: Step, on_line: Callable[[str], None]) -> int:
+        assert sync_worker_package(environment.folder, source=source) is True
+        return run_step(step, on_line)
+
+    assert sync_worker_package(environment.folder, source=source, run=overtaken) is True
+    site = site_packages(environment.folder)
+    assert as_another_uid(environment.python, "import clary_worker as w; print(w.VERSION)").stdout == "both\n"
+    assert not list(site.glob(".clary_worker*"))
+    assert sync_worker_package(environment.folder) is True
 
 
 def test_a_copied_interpreter_runs_by_itself_under_another_uid(data_dir: Path) -> None:
