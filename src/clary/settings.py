@@ -41,6 +41,11 @@ class Settings:
     uid_last: int = _row(59999, "Last of those uids; the 65 after it are the unpacker's and the unprivileged zygotes'.")
     durability: str = _row("full", "Object store: full survives a power cut, process survives only a crash.")
     environments_dir: str = _row("", "Folder of environments and interpreters; inside the data folder when empty.")
+    async_queue_limit: int = _row(1_000_000, "Asynchronous invocations that may wait or be in process at once.")
+    async_concurrency: int = _row(
+        64, "Asynchronous invocations that are worked on at once, over all endpoints."
+    )
+    disk_reserve_mib: int = _row(1024, "Free space below which no further asynchronous invocation is accepted.")
     host_names: str = _row("", "Further host names that unsigned requests may be sent to, separated by commas.")
 
 

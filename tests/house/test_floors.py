@@ -9,7 +9,7 @@ SRC = Path(__file__).parents[2] / "src"
 # From the ground up. A room may import rooms of lower floors, and nothing of its own floor but itself.
 FLOORS = [
     {"domain", "paths", "lifeline", "failpoints", "data", "client"},
-    {"wire", "tables", "settings", "line_socket"},
+    {"wire", "tables", "settings", "line_socket", "worker_connection"},
     {"store", "images", "supervisor"},
     {"runtimes", "services", "proxy", "transform"},
     {"controllers", "gateway"},

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clary import tables
+from clary.domain.asynchronous import worker_concurrency
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
 from clary.domain.fleet_name import TRANSFORM_JOB, transform_fleet
 from clary.domain.isolation import zygote_environ, zygote_key
@@ -121,6 +122,15 @@ class Publisher:
             variant.name: size(variant, endpoint.desired, self.share(variant).processes, in_service)
             for variant in deployment.variants
         }
+
+    def async_slots(self, endpoint: Endpoint, deployment: Deployment) -> int:
+        """Asynchronous invocations that a deployment can work on at once, when all its instances are up."""
+        if deployment.asynchronous is None:
+            return 0
+        return sum(
+            max(1, wanted.max) * worker_concurrency(deployment.asynchronous, wanted.processes)
+            for wanted in self.sizes(endpoint, deployment).values()
+        )
 
     async def publish(self) -> None:
         """Returns when supervisor and proxy have taken tables that hold everything committed before the call.

@@ -102,8 +102,9 @@ class Gateway:
     ) -> tuple[Call, Request, Authenticated, StreamingBody | None]:
         """The call, the whole request, who sent it, and its stream where it has one."""
         request = head
-        # Whether a body streams is told by the route, and for all but S3 a route may need the body (query protocol).
-        if signing_name not in (None, "s3"):
+        # Whether a body streams is told by the route, and for all but S3 and the runtime a route may need the body
+        # (query protocol).
+        if signing_name not in (None, "s3") and not head.target.startswith(b"/endpoints/"):
             request = _with_body(head, await read_whole(receive))
         call = route(request, signing_name)
         signing = call.operation.service.signing_name

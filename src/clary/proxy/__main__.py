@@ -15,6 +15,7 @@ import uvloop
 from clary import line_socket
 from clary.lifeline import hold
 from clary.paths import Layout
+from clary.proxy import leases
 from clary.proxy.administration import Administration
 from clary.proxy.authentication import Authenticator
 from clary.proxy.dispatch import Dispatcher
@@ -40,6 +41,7 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
     dispatcher.reload()
     door = FrontDoor(dispatcher, RelayPool(layout.gateway_socket), authenticator, host_names, meter.receipts)
     administration = await line_socket.listen(layout.proxy_socket, Administration(dispatcher, authenticator).answer)
+    slots = await leases.listen(layout.lease_socket, dispatcher)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     async with asyncio.TaskGroup() as tasks:
@@ -65,6 +67,7 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
         for task in background:
             task.cancel()
     administration.close()
+    slots.close()
     for connection in list(door.connections):
         connection.close()
     meter.flush()

@@ -23,6 +23,7 @@ from clary.proxy.health import Health
 from clary.proxy.meter import Answered, Meter
 
 if TYPE_CHECKING:
+    from clary.proxy.leases import Lease
     from clary.proxy.server import FrontConnection
 
 TICK_S = 0.25  # deadlines are kept to this grain
@@ -253,7 +254,42 @@ class Dispatcher:
                 return
             self._send(pool.waiting.popleft(), worker)
 
+    def lease(self, lease: Lease) -> Refusal | None:
+        """Admits one whose request control itself carries; it is granted now or when a worker has room."""
+        lease.pool.arrived(self._loop.time())
+        return self._admit(lease)
+
+    def returned(self, lease: Lease, answered: Answered, end: str) -> None:
+        """A lease is over; `end` as `leases` tells it."""
+        pool, worker = lease.pool, lease.worker
+        if end != "unused":
+            pool.meter.answered(answered)
+            if answered.status >= 400:
+                pool.meter.add("model_errors")
+        if worker is not None and end == "lost":
+            worker.suspect = True
+            self._loop.call_later(SUSPECT_S, self._trust, pool, worker)
+        elif worker is not None and end == "hung":
+            self._end_hung(worker)
+        elif worker is not None and end != "unused":
+            worker.proven_alive_s = self._loop.time()
+            worker.misses = 0
+        self._release(lease)
+
+    def _grant(self, lease: Lease, worker: Worker) -> None:
+        worker.outstanding += 1
+        lease.worker = worker
+        lease.sent_ns = perf_counter_ns()
+        lease.deadline_s = self._loop.time() + lease.limit_s
+        lease.pool.in_flight[lease] = None
+        if self._timer is None:
+            self._arm()
+        lease.client.granted(worker, lease.pool.route.name)  # type: ignore[attr-defined]
+
     def _send(self, exchange: Exchange, worker: Worker) -> None:
+        if exchange.leased:
+            self._grant(exchange, worker)  # type: ignore[arg-type]
+            return
         worker.outstanding += 1
         exchange.worker = worker
         exchange.deadline_s = self._loop.time() + exchange.pool.route.request_timeout_s
@@ -370,6 +406,8 @@ class Dispatcher:
     def _answer_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
         exchange.done = True
         exchange.client.refuse(refusal)
+        if exchange.leased:
+            return
         overhead_us = (perf_counter_ns() - exchange.arrived_ns) // 1000
         exchange.pool.meter.answered(Answered(refusal.status, 0, overhead_us, exchange.body_bytes, 0, False))
 
@@ -425,8 +463,13 @@ class Dispatcher:
     def _expire_in_flight(self, pool: Pool, now_s: float) -> None:
         for exchange in list(pool.in_flight):
             if now_s < exchange.deadline_s:
+                if exchange.leased:
+                    continue  # each has a time of its own
                 return
             worker = exchange.worker
+            if exchange.leased:
+                exchange.client.abort()  # who holds it has forgotten it: the end of the connection returns it
+                continue
             if exchange.upstream is not None:
                 exchange.upstream.abandon()
             text = (
@@ -434,10 +477,14 @@ class Dispatcher:
                 "metrics for each container in Amazon CloudWatch, resolve the issue, and try again."
             )
             self._failed(exchange, 0, text)
-            if worker is not None and worker.routable:
-                # Past its deadline: the process computes for nobody and blocks those behind (rule R4).
-                worker.routable = False
-                self.fleets.stop(worker.id, "Hung", HUNG_GRACE_S)
+            if worker is not None:
+                self._end_hung(worker)
+
+    def _end_hung(self, worker: Worker) -> None:
+        """Past its deadline: the process computes for nobody and blocks those behind (rule R4)."""
+        if worker.routable:
+            worker.routable = False
+            self.fleets.stop(worker.id, "Hung", HUNG_GRACE_S)
 
     def _expire_waiting(self, pool: Pool, exchange: Exchange) -> None:
         pool.inside -= 1

@@ -36,6 +36,8 @@ INTERIM_BYTES = 64  # what a "100 Continue" counts for at least, so that there i
 class Exchange:
     """One admitted request; see the module for its life."""
 
+    leased = False  # True: somebody else's request (see `leases`), which takes its place only
+
     __slots__ = (
         "arrived_ns",
         "body_bytes",

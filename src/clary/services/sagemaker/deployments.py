@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from clary.domain.asynchronous import AsyncConfig
 from clary.domain.endpoint import Container, DataSource, Deployment, Serverless, Variant
 from clary.domain.errors import NotFound
 from clary.domain.names import Place
@@ -30,7 +31,24 @@ def snapshot(connection: Connection, place: Place, config_name: str, resource_ui
             raise NotFound(models.KIND, place.arn(models.KIND, stored["ModelName"]))
         variants.append(_variant(stored, model))
     number = new_deployment_number(connection, resource_uid)
-    return Deployment(number, config.name, tuple(variants), asked_at)
+    return Deployment(number, config.name, tuple(variants), asked_at, async_config(config.desired))
+
+
+def async_config(stored: Mapping[str, Any]) -> AsyncConfig | None:
+    """AsyncInferenceConfig of a stored endpoint configuration."""
+    asked = stored.get("AsyncInferenceConfig")
+    if not asked:
+        return None
+    output = asked["OutputConfig"]
+    told = output.get("NotificationConfig", {})
+    return AsyncConfig(
+        output_path=output["S3OutputPath"].rstrip("/"),
+        failure_path=output.get("S3FailurePath", "").rstrip("/"),
+        success_topic=told.get("SuccessTopic", ""),
+        error_topic=told.get("ErrorTopic", ""),
+        include_response_in=tuple(told.get("IncludeInferenceResponseIn", ())),
+        max_concurrent=asked.get("ClientConfig", {}).get("MaxConcurrentInvocationsPerInstance", 0),
+    )
 
 
 def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
