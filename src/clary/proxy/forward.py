@@ -259,10 +259,9 @@ class Upstream(asyncio.Protocol):
             data = self._answer_head(exchange, 200, len(body)) + body
         else:
             data = b""
-        self._parser = httptools.HttpResponseParser(self)
         worker = self._worker
         if self._reusable and worker.keeps_open and not worker.closed and self._transport is not None:
-            worker.idle.append(self)
+            worker.idle.append(self)  # and its parser expects the next answer
         else:
             self.close()
         if data:

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -42,6 +41,7 @@ TAIL_LOOK_LATE_S = 0.05  # ... of a client that reads slowly
 
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]", "::1"))
+_HEAD_TOO_LARGE = "the request's head exceeds 64 KiB or 100 fields"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Members of InvokeEndpoint that need a kind of endpoint which has not been built yet: refused by name, never ignored.
 _NOT_SERVED = {
@@ -55,8 +55,7 @@ _NOT_SERVED = {
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A parsed request: raw target, lower-cased header names in order, and the whole body of an invocation."""
 
     method: bytes
@@ -210,16 +209,16 @@ class FrontConnection(asyncio.Protocol):
 
     def on_url(self, data: bytes) -> None:
         self._target += data
-        self._grow(len(data))
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _Malformed(_HEAD_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-        self._grow(len(name) + len(value))
-
-    def _grow(self, count: int) -> None:
-        self._head_bytes += count
-        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_FIELDS:
-            raise _Malformed("the request's head exceeds 64 KiB or 100 fields")
+        headers = self._headers
+        headers.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES or len(headers) > MAX_FIELDS:
+            raise _Malformed(_HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         self.in_body = True
@@ -259,8 +258,8 @@ class FrontConnection(asyncio.Protocol):
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             item = Request(self._parser.get_method(), self._target, self._headers, body)
             self._body = []
-        if item is self._current or item in self._behind:
-            return  # a relay that was put in line when its head came
+        if isinstance(item, Relay) and (item is self._current or item in self._behind):
+            return  # it was put in line when its head came
         if self._current is None and not self._behind:
             self._begin(item)
         else:
@@ -385,7 +384,7 @@ class FrontConnection(asyncio.Protocol):
         raw_name = path[len(b"/endpoints/") : -len(b"/invocations")].decode("latin-1")
         if request.method != b"POST":
             return answers.validation(f"{request.method.decode('latin-1')} is not allowed here; use POST.", 405)
-        name = unquote(raw_name)
+        name = unquote(raw_name) if "%" in raw_name else raw_name
         endpoint = dispatcher.endpoint(region, name)
         if endpoint is None:
             if not _NAME.fullmatch(name):
