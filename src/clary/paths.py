@@ -46,6 +46,10 @@ class Layout:
         return self.run / "leases.sock"
 
     @property
+    def capture(self) -> Path:
+        return self.data / "capture"
+
+    @property
     def control_socket(self) -> Path:
         return self.run / "control.sock"
 

@@ -17,6 +17,7 @@ from clary.control.administration import Administration
 from clary.controllers.artifacts import Artifacts
 from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
+from clary.controllers.capture import CaptureDelivery
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
 from clary.controllers.gc import GarbageCollector
@@ -115,6 +116,7 @@ class Control:
             now,
             settings.async_concurrency,
         )
+        self.capture = CaptureDelivery(layout.capture, self.objects)
         self.garbage = GarbageCollector(layout, self.resources)
         self.metering = Metering(layout, self.database, self.prices, settings.account, self._workers)
         log_store = LogStore(layout.logs / "groups")
@@ -201,6 +203,7 @@ class Control:
             tasks.create_task(self.asynchronous.loop.run())
             tasks.create_task(self.asynchronous.watch())
             tasks.create_task(self.async_metrics.run())
+            tasks.create_task(self.capture.run())
             tasks.create_task(self.garbage.run())
             tasks.create_task(self.metering.run())
             tasks.create_task(self.log_tail.run())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from clary.domain.asynchronous import AsyncConfig, Bounds
+from clary.domain.capture import Capture
 from clary.domain.routing import RoutingStrategy
 
 
@@ -85,6 +86,7 @@ class Deployment:
     variants: tuple[Variant, ...]
     asked_at: str = ""  # ISO 8601
     asynchronous: AsyncConfig | None = None
+    capture: Capture | None = None
 
     def fleet(self, region: str, endpoint: str, variant: str) -> str:
         return f"{region}/{endpoint}/{variant}/{self.number}"

@@ -138,6 +138,7 @@ def _variant_route(
         keep_alive=KeepAlive(fixed_s=desired.keep_alive_s) if sleeps(variant, desired) else None,
         max_request_bytes=limit,
         max_response_bytes=limit,
+        capture=deployment.capture,
     )
 
 

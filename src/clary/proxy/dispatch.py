@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from clary.domain.routing import EndpointRoute, RouteTable, VariantRoute, choose
 from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import Refusal
+from clary.proxy.capture import Call, CaptureSpool
 from clary.proxy.fleets import Event, Fleets
 from clary.proxy.forward import Exchange, Upstream, model_error, readable
 from clary.proxy.health import Health
@@ -38,10 +40,13 @@ CONTAINER = "primary"
 class Dispatcher:
     """See the module."""
 
-    def __init__(self, account: str, route_table: Path, meter: Meter, supervisor_socket: Path) -> None:
+    def __init__(
+        self, account: str, route_table: Path, meter: Meter, supervisor_socket: Path, spool: CaptureSpool
+    ) -> None:
         self._account = account
         self._route_table = route_table
         self._meter = meter
+        self._spool = spool
         self.table = RouteTable()
         self.body_limits: dict[bytes, int] = {}  # by endpoint name, the largest over regions and variants
         self.pools: dict[str, Pool] = {}
@@ -214,6 +219,8 @@ class Dispatcher:
             pool.meter.add("throttles")
             return answers.throttled()
         exchange = Exchange(client, pool, head + body, len(body), arrived_ns)
+        if route.capture is not None:
+            exchange.captured = random.random() < route.capture.sampling
         pool.arrived(self._loop.time())
         return self._admit(exchange) or exchange
 
@@ -339,6 +346,25 @@ class Dispatcher:
             worker.proven_alive_s = self._loop.time()
             worker.misses = 0
         self._release(exchange)
+
+    def capture(self, exchange: Exchange, content_type: bytes, body: bytes) -> None:
+        """Keeps a sampled call; a route that has lost its capture meanwhile keeps nothing."""
+        pool = exchange.pool
+        if pool.route.capture is not None:
+            self._spool.take(
+                Call(
+                    pool.route.capture,
+                    self._account,
+                    pool.region,
+                    pool.endpoint,
+                    pool.route.name,
+                    time.time(),
+                    exchange.request,
+                    exchange.body_bytes,
+                    content_type,
+                    body,
+                )
+            )
 
     def model_error(self, exchange: Exchange, status: int, body: bytes, now_ns: int) -> None:
         """The worker's bad answer: 424 to the client, with the model's own status and words."""

@@ -41,6 +41,7 @@ class Exchange:
     __slots__ = (
         "arrived_ns",
         "body_bytes",
+        "captured",
         "client",
         "deadline_s",
         "done",
@@ -70,6 +71,7 @@ class Exchange:
         self.head_sent = False
         self.waited = False
         self.done = False
+        self.captured = False
 
 
 class Upstream(asyncio.Protocol):
@@ -90,6 +92,7 @@ class Upstream(asyncio.Protocol):
         self._complete = self._reusable = False
         self._streaming = False
         self._out: list[bytes] = []
+        self._kept: list[bytes] = []  # of a streamed answer that is captured
 
     # -- asyncio ---------------------------------------------------------------------------------
 
@@ -161,6 +164,8 @@ class Upstream(asyncio.Protocol):
             raise _Overflow(f"the answer exceeds {exchange.pool.route.max_response_bytes} bytes")
         if self._streaming:
             self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+            if exchange.captured:
+                self._kept.append(data)
             return
         self._body.append(data)
         if self._body_bytes > STREAM_OVER_BYTES and self._parser.get_status_code() < 300:
@@ -225,6 +230,7 @@ class Upstream(asyncio.Protocol):
         self._out.append(self._answer_head(exchange, self._parser.get_status_code(), None))
         for data in self._body:
             self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+        self._kept = self._body if exchange.captured else []
         self._body = []
 
     def _answer_head(self, exchange: Exchange, status: int, length: int | None) -> bytes:
@@ -259,6 +265,10 @@ class Upstream(asyncio.Protocol):
             data = self._answer_head(exchange, 200, len(body)) + body
         else:
             data = b""
+        if exchange.captured and data:
+            kept, self._kept = self._kept if self._streaming else self._body, []
+            kind = next((value for name, value in self._headers if name == b"content-type"), b"")
+            self._dispatcher.capture(exchange, kind, b"".join(kept))
         worker = self._worker
         if self._reusable and worker.keeps_open and not worker.closed and self._transport is not None:
             worker.idle.append(self)  # and its parser expects the next answer

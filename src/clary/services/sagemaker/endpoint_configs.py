@@ -51,8 +51,8 @@ class EndpointConfigs:
         for member, why in REFUSED.items():
             if request.get(member):
                 raise Unsupported(member, why)
-        if request.get("DataCaptureConfig", {}).get("EnableCapture"):
-            raise Unsupported("DataCaptureConfig", "data capture is not served yet; set EnableCapture to false")
+        if asked := request.get("DataCaptureConfig"):
+            _check_capture(context, asked, "AsyncInferenceConfig" in request)
         if role := request.get("ExecutionRoleArn"):
             context.authorize("iam:PassRole", role)
         variants = [self._variant(variant) for variant in request["ProductionVariants"]]
@@ -190,3 +190,18 @@ def _check_async(context: Context, asked: Members, variants: list[Members]) -> N
     for member in ("SuccessTopic", "ErrorTopic"):
         if told.get(member):
             context.authorize("sns:Publish", told[member])
+
+
+def _check_capture(context: Context, asked: Members, asynchronous: bool) -> None:
+    """Raises: Invalid, Unsupported, AccessDenied."""
+    if not asked.get("EnableCapture"):
+        return
+    if asynchronous:
+        raise Unsupported("DataCaptureConfig of an asynchronous endpoint", "its inputs and outputs are objects already")
+    if asked.get("KmsKeyId"):
+        raise Unsupported("KmsKeyId", "data is not encrypted with KMS keys here; leave KmsKeyId out")
+    uri = parse_s3_uri(asked["DestinationS3Uri"])
+    if uri is None:
+        raise Invalid("DestinationS3Uri", f"{asked['DestinationS3Uri']} is not s3://BUCKET/PREFIX.")
+    folder = uri.key.rstrip("/")
+    context.authorize("s3:PutObject", f"arn:aws:s3:::{uri.bucket}/{folder + '/' if folder else ''}*")

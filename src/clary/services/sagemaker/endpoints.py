@@ -266,6 +266,7 @@ def _description(record: Record, instances: Callable[[str], int]) -> Members:
         FailureReason=reason or None,
         LastDeploymentConfig=desired.deployment_config or None,
         AsyncInferenceConfig=_async(shown),
+        DataCaptureConfig=_capture(shown),
     )
     if observed.serving is not None:
         wanted = {variant.name: variant for variant in desired.target.variants}
@@ -285,6 +286,19 @@ def _description(record: Record, instances: Callable[[str], int]) -> Members:
             "StartTime": datetime.fromisoformat(desired.target.asked_at),
         }
     return answer
+
+
+def _capture(deployment: Deployment) -> Members | None:
+    capture = deployment.capture
+    if capture is None:
+        return None
+    return {
+        "EnableCapture": True,
+        "CaptureStatus": "Started",
+        "CurrentSamplingPercentage": round(capture.sampling * 100),
+        "DestinationS3Uri": capture.destination,
+        "KmsKeyId": "",  # required by the model; there is none
+    }
 
 
 def _async(deployment: Deployment) -> Members | None:
