@@ -16,6 +16,7 @@ from typing import Any
 
 from clary.domain.errors import Invalid
 from clary.domain.names import DEFAULT_ACCOUNT, DEFAULT_REGION
+from clary.domain.topics import networks
 
 
 def _row(default: Any, sentence: str) -> Any:
@@ -46,6 +47,8 @@ class Settings:
         64, "Asynchronous invocations that are worked on at once, over all endpoints."
     )
     disk_reserve_mib: int = _row(1024, "Free space below which no further asynchronous invocation is accepted.")
+    queue_messages_limit: int = _row(1_000_000, "Messages that one SQS queue holds.")
+    webhook_networks: str = _row("", "Private networks (CIDR, commas between) that SNS may post to; none when empty.")
     host_names: str = _row("", "Further host names that unsigned requests may be sent to, separated by commas.")
 
 
@@ -121,6 +124,10 @@ def check(settings: Settings) -> None:
         raise Invalid("account", f"an account id has 12 digits, not {settings.account!r}")
     if not 0 <= settings.port <= 65535:
         raise Invalid("port", f"{settings.port} is not a port")
+    try:
+        networks(settings.webhook_networks)
+    except ValueError as error:
+        raise Invalid("webhook_networks", str(error)) from error
     for name, allowed in (
         ("isolation", ("auto", "none")),
         ("images", ("nearest", "exact")),

@@ -18,6 +18,7 @@ from clary.controllers.artifacts import Artifacts
 from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
 from clary.controllers.capture import CaptureDelivery
+from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
 from clary.controllers.gc import GarbageCollector
@@ -29,6 +30,7 @@ from clary.controllers.transform_objects import TransformObjects
 from clary.controllers.transforms import TransformController
 from clary.domain import prices
 from clary.domain.errors import NotFound
+from clary.domain.topics import networks
 from clary.gateway.app import Gateway
 from clary.gateway.authentication import Authentication
 from clary.gateway.hold import EndpointHold
@@ -49,6 +51,8 @@ from clary.services.sagemaker.service import SageMaker
 from clary.services.sagemaker.tags import Tags
 from clary.services.sagemaker.transform_jobs import TransformJobs
 from clary.services.sagemaker_runtime import SageMakerRuntime
+from clary.services.sns import Sns
+from clary.services.sqs import Sqs
 from clary.settings import Settings, inherited
 from clary.store import schema
 from clary.store.database import Database
@@ -57,7 +61,9 @@ from clary.store.invocations import Backlog, Invocations
 from clary.store.logs import LogStore
 from clary.store.migrate import ensure_schema
 from clary.store.objects import ObjectStore
+from clary.store.queues import Queues
 from clary.store.resources import Resources
+from clary.store.topics import Topics
 
 
 class Control:
@@ -103,6 +109,10 @@ class Control:
             now,
             {name: value for name, value in inherited().items() if name == "CLARY_FAILPOINT"},
         )
+        self.queues = Queues(self.database, now, settings.queue_messages_limit)
+        base_url = f"http://{settings.host}:{settings.port}"
+        self.topics = Topics(self.database, self.resources, self.queues, base_url, now)
+        self.deliveries = Deliveries(self.topics, self.resources, networks(settings.webhook_networks), now)
         self.invocations = Invocations(self.database, settings.async_queue_limit, self._queued)
         self.async_metrics = AsyncMetrics(self.database, self._queues, now)
         self.asynchronous = AsyncController(
@@ -112,7 +122,7 @@ class Control:
             self.objects,
             self.publisher,
             self.async_metrics,
-            None,
+            self.topics.publish,
             now,
             settings.async_concurrency,
         )
@@ -136,6 +146,8 @@ class Control:
                 self.resources, self.invocations, now, lambda: _disk_full(layout.data, settings.disk_reserve_mib)
             ),
             Autoscaling(self.resources),
+            Sqs(self.resources, self.queues),
+            Sns(self.resources, self.topics, now),
             Sts(self.identities, settings.account),
             Iam(self.identities, settings.account, now),
             self.s3,
@@ -200,6 +212,7 @@ class Control:
             tasks.create_task(self.endpoints.watch())
             tasks.create_task(self.transforms.loop.run())
             tasks.create_task(self.transforms.watch())
+            tasks.create_task(self.deliveries.run())
             tasks.create_task(self.asynchronous.loop.run())
             tasks.create_task(self.asynchronous.watch())
             tasks.create_task(self.async_metrics.run())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ TRANSFER_S = 60.0  # on top of InvocationTimeoutSeconds, before the proxy takes 
 AGAIN_S = 1.0
 UNUSED = Used(0, 0, 0, 0, "unused")
 
-Notify = Callable[[Place, str, str, str], Awaitable[None]]  # place, topic ARN, message, message id
+Notify = Callable[[str, str, str], Awaitable[None]]  # topic ARN, message, message id
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ class AsyncController:
         objects: ObjectStore,
         publisher: Publisher,
         metrics: AsyncMetrics,
-        notify: Notify | None,
+        notify: Notify,
         now: Callable[[], datetime],
         concurrency: int,
     ) -> None:
@@ -235,9 +236,9 @@ class AsyncController:
             )
             self._metrics.count(line.place, line.name, line.variant, "InvocationFailures")
         message = notification(invocation, told, self._now())
-        if message is not None and self._notify is not None:
+        if message is not None:
             try:
-                await self._notify(line.place, message[0], message[1], invocation.id)
+                await self._notify(message[0], message[1], str(uuid.UUID(hex=invocation.id)))
             except ClaryError as error:
                 log.warning("inference_id=%s event=not_notified reason=%s", invocation.inference_id, error)
                 self._metrics.count(line.place, line.name, line.variant, "NotificationFailures")

@@ -144,6 +144,7 @@ class Gateway:
             caller=authenticated.caller,
             request_id=request_id,
             token=request.header("amz-sdk-invocation-id") or "",
+            base_url=f"http://{request.header('host') or 'localhost'}",
             authorize=authenticated.authorize,
         )
         try:
