@@ -29,6 +29,7 @@ PROXY_KNOWS = {
     "clary.domain.scaling",
     "clary.domain.usage",
     "clary.domain.names",
+    "clary.domain.multimodel",
     "clary.domain.policy",
     "clary.wire.sigv4",
     "clary.wire.sigv4_scope",

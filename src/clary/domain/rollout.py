@@ -127,6 +127,8 @@ def _variant_route(
         keep_alive=KeepAlive(fixed_s=desired.keep_alive_s) if sleeps(variant, desired) else None,
         max_request_bytes=limit,
         max_response_bytes=limit,
+        multi_model=variant.container.multi_model,
+        cache_models=variant.container.cache_models,
     )
 
 

@@ -36,7 +36,7 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
         layout.identity_snapshot, settings["account"], settings["auth"], is_loopback(settings["host"])
     )
     host_names = frozenset(name for name in settings["host_names"].split(",") if name)
-    dispatcher = Dispatcher(settings["account"], layout.route_table, meter, layout.supervisor_socket)
+    dispatcher = Dispatcher(settings["account"], layout.route_table, meter, layout.supervisor_socket, layout.control_socket)
     dispatcher.reload()
     door = FrontDoor(dispatcher, RelayPool(layout.gateway_socket), authenticator, host_names, meter.receipts)
     administration = await line_socket.listen(layout.proxy_socket, Administration(dispatcher, authenticator).answer)

@@ -24,6 +24,7 @@ from clary.proxy.answers import REASONS, Refusal
 
 if TYPE_CHECKING:
     from clary.proxy.dispatch import Dispatcher
+    from clary.proxy.multimodel import Model
     from clary.proxy.server import FrontConnection
 
 STREAM_OVER_BYTES = 256 * 1024
@@ -43,6 +44,9 @@ class Exchange:
         "deadline_s",
         "done",
         "head_sent",
+        "line",
+        "model",
+        "parts",
         "pool",
         "queued_until_s",
         "request",
@@ -68,6 +72,9 @@ class Exchange:
         self.head_sent = False
         self.waited = False
         self.done = False
+        self.line = pool.waiting  # where it waits, when it does
+        self.model: Model | None = None  # multi-model: which, and the request without its first line
+        self.parts = b""
 
 
 class Upstream(asyncio.Protocol):

@@ -75,4 +75,6 @@ def container_of(model: Record) -> Container:
         additional_data=tuple(source for source in sources if source.channel),
         environment=dict(stored.get("Environment", {})),
         hostname=stored.get("ContainerHostname", ""),
+        multi_model=models.is_multi_model(stored),
+        cache_models=stored.get("MultiModelConfig", {}).get("ModelCacheSetting", "Enabled") == "Enabled",
     )
