@@ -241,6 +241,7 @@ class Dispatcher:
         now_s = self._loop.time()
         exchange.waited = True
         exchange.queued_until_s = now_s + pool.route.queue_timeout_s
+        exchange.line = pool.waiting
         pool.waiting.append(exchange)
         self.wake(pool)
         self._arm()

@@ -225,6 +225,8 @@ class MultiModels:
             if status != 507:
                 raise _Failed(self._model_error(pool, status, readable(answer[:4096])))
             going = victims(self._held(pool, worker, model), model.bytes)
+            if not going and await self._unload_strangers(pool, worker):
+                continue
             if not going or evicted > MAX_EVICTIONS:
                 text = f"Model {model.target} does not fit: {readable(answer[:1024])}"
                 raise _Failed(answers.unavailable(text))
@@ -257,6 +259,19 @@ class MultiModels:
         await ask_worker(worker.address, "DELETE", f"/models/{model.name}", b"", UNLOAD_LIMIT_S)
         pool.meter.add("model_unloads")
         pool.meter.add("model_unload_us", (perf_counter_ns() - started_ns) // 1000)
+
+    async def _unload_strangers(self, pool: Pool, worker: Worker) -> int:
+        """What the worker holds that we know nothing of: loaded for a proxy that has died. How many went."""
+        status, answer = await ask_worker(worker.address, "GET", "/models", b"", UNLOAD_LIMIT_S)
+        try:
+            listed = [str(one["modelName"]) for one in json.loads(answer)["models"]] if status == 200 else []
+        except (ValueError, KeyError, TypeError):
+            return 0
+        known = {model.name for model in pool.models.values() if worker.id in model.holders or model.loading}
+        strangers = [name for name in listed if name not in known]
+        for name in strangers:
+            await ask_worker(worker.address, "DELETE", f"/models/{name}", b"", UNLOAD_LIMIT_S)
+        return len(strangers)
 
     def _held(self, pool: Pool, worker: Worker, but: Model) -> list[Held]:
         return [
