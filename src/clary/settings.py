@@ -43,9 +43,7 @@ class Settings:
     durability: str = _row("full", "Object store: full survives a power cut, process survives only a crash.")
     environments_dir: str = _row("", "Folder of environments and interpreters; inside the data folder when empty.")
     async_queue_limit: int = _row(1_000_000, "Asynchronous invocations that may wait or be in process at once.")
-    async_concurrency: int = _row(
-        64, "Asynchronous invocations that are worked on at once, over all endpoints."
-    )
+    async_concurrency: int = _row(64, "Asynchronous invocations that are worked on at once, over all endpoints.")
     disk_reserve_mib: int = _row(1024, "Free space below which no further asynchronous invocation is accepted.")
     queue_messages_limit: int = _row(1_000_000, "Messages that one SQS queue holds.")
     webhook_networks: str = _row("", "Private networks (CIDR, commas between) that SNS may post to; none when empty.")

@@ -30,6 +30,7 @@ PROXY_KNOWS = {
     "clary.domain.usage",
     "clary.domain.names",
     "clary.domain.capture",
+    "clary.domain.multimodel",
     "clary.domain.policy",
     "clary.wire.sigv4",
     "clary.wire.sigv4_scope",

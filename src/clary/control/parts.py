@@ -24,6 +24,7 @@ from clary.controllers.environments import RecipeEnvironments
 from clary.controllers.gc import GarbageCollector
 from clary.controllers.log_tail import LogTail
 from clary.controllers.metering import Metering
+from clary.controllers.multimodel import MultiModels
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Publisher, measure_host
 from clary.controllers.transform_objects import TransformObjects
@@ -157,7 +158,15 @@ class Control:
         services = {room.name: room for room in rooms}
         authentication = Authentication(self.identities, settings.auth, settings.account, now)
         self.administration = Administration(
-            layout, self.database, self.resources, self.prices, self.metering, images, self.transforms, now
+            layout,
+            self.database,
+            self.resources,
+            self.prices,
+            self.metering,
+            images,
+            self.transforms,
+            MultiModels(self.resources, artifacts, self.objects, self.runtime, settings.account),
+            now,
         )
         self.gateway = Gateway(
             services, authentication, settings.account, EndpointHold(self.resources, settings.hold_s)

@@ -103,7 +103,9 @@ class Deliveries:
         if facts["raw"]:
             headers["x-amz-sns-rawdelivery"] = "true"
         try:
-            connection.request("POST", (url.path or "/") + (f"?{url.query}" if url.query else ""), delivery.body.encode(), headers)
+            connection.request(
+                "POST", (url.path or "/") + (f"?{url.query}" if url.query else ""), delivery.body.encode(), headers
+            )
             answer = connection.getresponse()
             answer.read(MAX_ANSWER_BYTES)
         finally:

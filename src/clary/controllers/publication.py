@@ -209,9 +209,10 @@ class Publisher:
     def _fleet(self, record: Record, variant: Variant, prepared: Prepared, wanted: FleetSize) -> dict[str, Any]:
         share = self.share(variant)
         private_root = bool(self._runtime.isolation.get("private_root"))
-        model_dir = "/opt/ml/model" if private_root else prepared.model_dir
+        seen_at = "/opt/ml/models" if variant.container.multi_model else "/opt/ml/model"
+        model_dir = seen_at if private_root else prepared.model_dir
         code_dir = ("/opt/ml/code" if private_root else prepared.code_dir) if prepared.code_dir else ""
-        binds = [[prepared.model_dir, "/opt/ml/model", "ro"]]
+        binds = [[prepared.model_dir, seen_at, "ro"]]
         if prepared.code_dir:
             binds.append([prepared.code_dir, "/opt/ml/code", "ro"])
         for channel, folder in prepared.additional_dirs.items():
@@ -246,6 +247,8 @@ class Publisher:
                 "warm_up": wanted.min >= wanted.proof,
                 "private_network": bool(self._runtime.isolation.get("private_network")) and not network,
                 "command": list(prepared.command),
+                "multi_model": variant.container.multi_model,
+                "memory_bytes": share.memory_bytes // share.processes,
             },
             "environ": worker_environment(record, variant, model_dir, code_dir, str(Path(prepared.python).parent)),
             "binds": binds,
@@ -289,10 +292,12 @@ def worker_environment(record: Record, variant: Variant, model_dir: str, code_di
         "AWS_DEFAULT_REGION": region,
         "SAGEMAKER_REGION": region,
         "SM_MODEL_DIR": model_dir,
-        "SAGEMAKER_BASE_DIR": str(Path(model_dir).parent) if model_dir == "/opt/ml/model" else model_dir,
+        "SAGEMAKER_BASE_DIR": str(Path(model_dir).parent) if model_dir.startswith("/opt/ml/model") else model_dir,
         "SAGEMAKER_BIND_TO_PORT": "8080",
         **variant.container.environment,
     }
+    if variant.container.multi_model:
+        environment["SAGEMAKER_MULTI_MODEL"] = "true"
     if code_dir:
         environment["SAGEMAKER_SUBMIT_DIRECTORY"] = code_dir
     return environment

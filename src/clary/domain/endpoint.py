@@ -48,6 +48,8 @@ class Container:
     additional_data: tuple[DataSource, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     hostname: str = ""
+    multi_model: bool = False  # `data` is the prefix below which its models lie
+    cache_models: bool = True  # MultiModelConfig.ModelCacheSetting
 
 
 @dataclass(frozen=True, slots=True)

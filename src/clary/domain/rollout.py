@@ -139,6 +139,8 @@ def _variant_route(
         max_request_bytes=limit,
         max_response_bytes=limit,
         capture=deployment.capture,
+        multi_model=variant.container.multi_model,
+        cache_models=variant.container.cache_models,
     )
 
 

@@ -49,6 +49,8 @@ class VariantRoute:
     max_request_bytes: int = 25 * 1024 * 1024
     max_response_bytes: int = 25 * 1024 * 1024
     capture: Capture | None = None
+    multi_model: bool = False
+    cache_models: bool = True  # of a multi-model variant: False unloads a model after each call
 
 
 @dataclass(frozen=True, slots=True)

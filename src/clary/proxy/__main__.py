@@ -40,7 +40,7 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
     host_names = frozenset(name for name in settings["host_names"].split(",") if name)
     spool = CaptureSpool(layout.capture, settings["disk_reserve_mib"] << 20)
     spool.recover()
-    dispatcher = Dispatcher(settings["account"], layout.route_table, meter, layout.supervisor_socket, spool)
+    dispatcher = Dispatcher(settings["account"], layout, meter, spool)
     dispatcher.reload()
     door = FrontDoor(dispatcher, RelayPool(layout.gateway_socket), authenticator, host_names, meter.receipts)
     administration = await line_socket.listen(layout.proxy_socket, Administration(dispatcher, authenticator).answer)

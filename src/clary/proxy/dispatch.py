@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from clary import tables
 from clary.domain.routing import EndpointRoute, RouteTable, VariantRoute, choose, parse_table, target
+from clary.paths import Layout
 from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import Refusal
@@ -23,6 +23,7 @@ from clary.proxy.fleets import Event, Fleets
 from clary.proxy.forward import Exchange, Upstream, model_error, readable
 from clary.proxy.health import Health
 from clary.proxy.meter import Answered, Meter
+from clary.proxy.multimodel import MultiModels
 
 if TYPE_CHECKING:
     from clary.proxy.leases import Lease
@@ -40,11 +41,9 @@ CONTAINER = "primary"
 class Dispatcher:
     """See the module."""
 
-    def __init__(
-        self, account: str, route_table: Path, meter: Meter, supervisor_socket: Path, spool: CaptureSpool
-    ) -> None:
+    def __init__(self, account: str, layout: Layout, meter: Meter, spool: CaptureSpool) -> None:
         self._account = account
-        self._route_table = route_table
+        self._route_table = layout.route_table
         self._meter = meter
         self._spool = spool
         self.table = RouteTable()
@@ -52,8 +51,9 @@ class Dispatcher:
         self.pools: dict[str, Pool] = {}
         self._workers: dict[str, Pool] = {}  # worker id -> pool, for events
         self.unrouted: dict[str, list[Event]] = {}  # events of fleets that the table does not know yet
-        self.fleets = Fleets(supervisor_socket, self._worker_event, self._worker_snapshot)
+        self.fleets = Fleets(layout.supervisor_socket, self._worker_event, self._worker_snapshot)
         self.health = Health(self)
+        self.multi_models = MultiModels(self, account, layout.control_socket)
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.table_error = ""
@@ -165,6 +165,8 @@ class Dispatcher:
     def _forget(self, worker_id: str) -> None:
         pool = self._workers.pop(worker_id, None)
         worker = pool.workers.pop(worker_id, None) if pool else None
+        if pool is not None and worker is not None and pool.models:
+            self.multi_models.forget(pool, worker)
         if worker is not None:
             worker.closed = True
             worker.routable = False
@@ -179,7 +181,7 @@ class Dispatcher:
             while pool.waiting:
                 exchange = pool.waiting.popleft()
                 pool.inside -= 1
-                self._answer_refusal(
+                self.refuse_waiting(
                     exchange,
                     model_error(
                         pool.region,
@@ -211,9 +213,9 @@ class Dispatcher:
         return found or answers.validation(f"Every variant of endpoint {endpoint.name} has weight 0.")
 
     def submit(
-        self, client: FrontConnection, route: VariantRoute, head: bytes, body: bytes, arrived_ns: int
+        self, client: FrontConnection, route: VariantRoute, head: bytes, body: bytes, arrived_ns: int, target: str = ""
     ) -> Exchange | Refusal:
-        """Admits one request, or tells why not."""
+        """Admits one request, or tells why not. For a `target` model, `head` comes without its first two lines."""
         pool = self.pools[route.fleet]
         if route.max_concurrency and pool.inside >= route.max_concurrency:
             pool.meter.add("throttles")
@@ -222,6 +224,9 @@ class Dispatcher:
         if route.capture is not None:
             exchange.captured = random.random() < route.capture.sampling
         pool.arrived(self._loop.time())
+        if target:
+            exchange.parts = exchange.request
+            return self.multi_models.admit(exchange, target) or exchange
         return self._admit(exchange) or exchange
 
     def _admit(self, exchange: Exchange) -> Refusal | None:
@@ -229,7 +234,7 @@ class Dispatcher:
         worker = pool.pick() if not pool.waiting else None
         if worker is not None:
             pool.inside += 1
-            self._send(exchange, worker)
+            self.send(exchange, worker)
             return None
         if len(pool.waiting) >= pool.route.queue_limit:
             pool.meter.add("no_capacity")
@@ -240,6 +245,7 @@ class Dispatcher:
         now_s = self._loop.time()
         exchange.waited = True
         exchange.queued_until_s = now_s + pool.route.queue_timeout_s
+        exchange.line = pool.waiting
         pool.waiting.append(exchange)
         self.wake(pool)
         self._arm()
@@ -259,7 +265,7 @@ class Dispatcher:
             worker = pool.pick()
             if worker is None:
                 return
-            self._send(pool.waiting.popleft(), worker)
+            self.send(pool.waiting.popleft(), worker)
 
     def lease(self, lease: Lease) -> Refusal | None:
         """Admits one whose request control itself carries; it is granted now or when a worker has room."""
@@ -293,7 +299,8 @@ class Dispatcher:
             self._arm()
         lease.client.granted(worker, lease.pool.route.name)  # type: ignore[attr-defined]
 
-    def _send(self, exchange: Exchange, worker: Worker) -> None:
+    def send(self, exchange: Exchange, worker: Worker) -> None:
+        """Hands an admitted request to a worker."""
         if exchange.leased:
             self._grant(exchange, worker)  # type: ignore[arg-type]
             return
@@ -334,6 +341,8 @@ class Dispatcher:
             worker.outstanding -= 1
             if not worker.outstanding:
                 worker.idle_since_s = self._loop.time()
+            if exchange.model is not None:
+                self.multi_models.released(exchange, worker)
         if pool.waiting:
             self.serve_waiting(pool)
 
@@ -368,7 +377,11 @@ class Dispatcher:
 
     def model_error(self, exchange: Exchange, status: int, body: bytes, now_ns: int) -> None:
         """The worker's bad answer: 424 to the client, with the model's own status and words."""
-        pool = exchange.pool
+        pool, worker = exchange.pool, exchange.worker
+        if status == 404 and exchange.model is not None and worker is not None and not exchange.retried:
+            self._take_back(exchange)
+            self.multi_models.not_there(exchange, worker)
+            return
         text = readable(body)
         model_us = (now_ns - exchange.sent_ns) // 1000
         refusal = model_error(pool.region, self._account, pool.endpoint, status, text, CONTAINER)
@@ -394,21 +407,32 @@ class Dispatcher:
             self._failed(exchange, 0, "the model's process takes no connections, or closes them unread")
             return
         if untouched and not exchange.head_sent:
-            exchange.retried = True
             pool, worker = exchange.pool, exchange.worker
-            pool.in_flight.pop(exchange, None)
+            self._take_back(exchange)
             if worker is not None:
-                worker.outstanding -= 1
                 worker.suspect = True
                 self._loop.call_later(SUSPECT_S, self._trust, pool, worker)
-            exchange.worker = exchange.upstream = None
             pool.inside -= 1
-            refusal = self._admit(exchange)
+            if exchange.model is None:
+                refusal = self._admit(exchange)
+            else:
+                refusal = self.multi_models.admit(exchange, exchange.model.target)
             if refusal is not None:
                 exchange.done = True
                 exchange.client.refuse(refusal)
             return
         self._failed(exchange, 0, "the model's process ended while it computed the answer")
+
+    def _take_back(self, exchange: Exchange) -> None:
+        """From a worker that did nothing with it; it may be sent once more."""
+        exchange.retried = True
+        worker = exchange.worker
+        exchange.pool.in_flight.pop(exchange, None)
+        if worker is not None:
+            worker.outstanding -= 1
+            if exchange.model is not None:
+                self.multi_models.released(exchange, worker)
+        exchange.worker = exchange.upstream = None
 
     def _trust(self, pool: Pool, worker: Worker) -> None:
         """It has outlived the suspicion: only that connection was lost."""
@@ -429,7 +453,8 @@ class Dispatcher:
         pool.meter.answered(Answered(500, model_us, total_us - model_us, exchange.body_bytes, 0, pool.route.serverless))
         self._release(exchange)
 
-    def _answer_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
+    def refuse_waiting(self, exchange: Exchange, refusal: Refusal) -> None:
+        """The answer to one who has waited in vain; who calls has taken it out of its line."""
         exchange.done = True
         exchange.client.refuse(refusal)
         if exchange.leased:
@@ -445,7 +470,7 @@ class Dispatcher:
         if exchange.worker is None:
             exchange.done = True
             exchange.pool.inside -= 1
-            exchange.pool.waiting.remove(exchange)
+            exchange.line.remove(exchange)
             return
         if exchange.upstream is not None:
             exchange.upstream.abandon()
@@ -475,6 +500,8 @@ class Dispatcher:
         for pool in list(self.pools.values()):
             if pool.in_flight:
                 self._expire_in_flight(pool, now_s)
+            if pool.models:
+                self.multi_models.expire(pool, now_s)
             while pool.waiting and now_s >= pool.waiting[0].queued_until_s:
                 self._expire_waiting(pool, pool.waiting.popleft())
             if pool.waiting:
@@ -523,7 +550,7 @@ class Dispatcher:
                 + (f"; the last start failed: {pool.last_failure}" if pool.last_failure else "")
                 + "."
             )
-        self._answer_refusal(exchange, refusal)
+        self.refuse_waiting(exchange, refusal)
 
     def park(self, region: str, name: str) -> int:
         """Lets an endpoint's workers go, each when it is idle; how many were told to at once. A request wakes it."""
@@ -551,6 +578,7 @@ class Dispatcher:
                     "inside": pool.inside,
                     "waiting": len(pool.waiting),
                     "last_failure": pool.last_failure,
+                    "models": {worker.id: worker.models for worker in pool.workers.values() if worker.models},
                 }
                 for fleet, pool in self.pools.items()
             },

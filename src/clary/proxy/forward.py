@@ -24,6 +24,7 @@ from clary.proxy.answers import REASONS, Refusal
 
 if TYPE_CHECKING:
     from clary.proxy.dispatch import Dispatcher
+    from clary.proxy.multimodel import Model
     from clary.proxy.server import FrontConnection
 
 STREAM_OVER_BYTES = 256 * 1024
@@ -46,6 +47,9 @@ class Exchange:
         "deadline_s",
         "done",
         "head_sent",
+        "line",
+        "model",
+        "parts",
         "pool",
         "queued_until_s",
         "request",
@@ -72,6 +76,9 @@ class Exchange:
         self.waited = False
         self.done = False
         self.captured = False
+        self.line = pool.waiting  # where it waits, when it does
+        self.model: Model | None = None  # multi-model: which, and the request without its first line
+        self.parts = b""
 
 
 class Upstream(asyncio.Protocol):

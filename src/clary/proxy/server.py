@@ -45,7 +45,6 @@ _HEAD_TOO_LARGE = "the request's head exceeds 64 KiB or 100 fields"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Members of InvokeEndpoint that need a kind of endpoint which has not been built yet: refused by name, never ignored.
 _NOT_SERVED = {
-    b"x-amzn-sagemaker-target-model": "TargetModel is only allowed for multi-model endpoints",
     b"x-amzn-sagemaker-target-container-hostname": "TargetContainerHostname is only allowed for direct mode endpoints",
     b"x-amzn-sagemaker-inference-component": "InferenceComponentName: the endpoint has no inference components",
     b"x-amzn-sagemaker-session-id": "SessionId: sessions are not served by this endpoint's container",
@@ -397,6 +396,7 @@ class FrontConnection(asyncio.Protocol):
         if endpoint.asynchronous:
             return answers.validation(f"Endpoint {name} only takes InvokeEndpointAsync.")
         target_variant = None
+        target_model = ""
         lines = [b"POST /invocations HTTP/1.1\r\nHost: worker\r\n"]
         for field, value in request.headers:
             if field in FORWARDED:
@@ -407,6 +407,8 @@ class FrontConnection(asyncio.Protocol):
                     return problem
                 if field == b"x-amzn-sagemaker-target-variant":
                     target_variant = value.decode("latin-1")
+                elif field == b"x-amzn-sagemaker-target-model":
+                    target_model = value.decode("latin-1")
                 lines.append(b"%b: %b\r\n" % (field, value))
         denied = self._door.authenticator.authorize(identity, region, name, {})
         if denied is not None:
@@ -419,6 +421,16 @@ class FrontConnection(asyncio.Protocol):
                 f"The request body exceeds {route.max_request_bytes} bytes (setting max_request_bytes).", 413
             )
         lines.append(b"Content-Length: %d\r\n\r\n" % len(request.body))
+        if route.multi_model != bool(target_model):
+            return answers.validation(
+                "TargetModel is only allowed for multi-model endpoints."
+                if target_model
+                else f"Endpoint {name} is a multi-model endpoint: TargetModel names the model, below its prefix."
+            )
+        if target_model:
+            del lines[0]
+            head = b"".join(lines)
+            return dispatcher.submit(self, route, head, request.body, self._arrived_ns, target_model)
         return dispatcher.submit(self, route, b"".join(lines), request.body, self._arrived_ns)
 
     def _sagemaker_header(self, field: bytes, value: bytes) -> Refusal | None:

@@ -150,7 +150,8 @@ class Sns:
             if (held.desired["protocol"], held.desired["endpoint"]) == (protocol, endpoint):
                 if held.desired["attributes"] != kept and request.get("Attributes"):
                     raise Invalid(
-                        "Attributes", "Invalid parameter: Attributes Reason: Subscription already exists with different attributes"
+                        "Attributes",
+                        "Invalid parameter: Attributes Reason: Subscription already exists with different attributes",
                     )
                 return {"SubscriptionArn": _shown(held, request)}
         name = str(uuid.uuid4())
@@ -250,7 +251,9 @@ class Sns:
                 raise Unsupported(member, "messages go to topics")
         arn = request.get("TopicArn") or request.get("TargetArn")
         if not arn:
-            raise Invalid("TopicArn", "Invalid parameter: TopicArn or TargetArn Reason: no value for required parameter")
+            raise Invalid(
+                "TopicArn", "Invalid parameter: TopicArn or TargetArn Reason: no value for required parameter"
+            )
         await self._topic(context, "Publish", arn)
         return {"MessageId": await self._publish(arn, request)}
 
@@ -290,9 +293,7 @@ class Sns:
         given = entry.get("MessageAttributes", {})
         queue_rules.check_message(message, given, rules.MAX_MESSAGE_BYTES)
         message_id = str(uuid.uuid4())
-        await self._topics.publish(
-            arn, message, message_id, subject=subject, attributes=dict(given), for_sqs=for_sqs
-        )
+        await self._topics.publish(arn, message, message_id, subject=subject, attributes=dict(given), for_sqs=for_sqs)
         return message_id
 
     # -- tags ------------------------------------------------------------------------------------

@@ -191,9 +191,7 @@ class Queues:
         if number is None:
             return False
         await self._database.write(
-            lambda c: c.execute(
-                delete(messages).where(messages.c.queue_uid == queue_uid, messages.c.number == number)
-            )
+            lambda c: c.execute(delete(messages).where(messages.c.queue_uid == queue_uid, messages.c.number == number))
         )
         return True
 

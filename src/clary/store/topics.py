@@ -17,7 +17,6 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from clary.domain import queues as queue_rules
 from clary.domain.errors import NotFound
-from clary.domain.names import Place
 from clary.domain.topics import Notification, envelope, parse_topic_arn, passes
 from clary.store.database import Database
 from clary.store.queues import Queues, Sent
@@ -79,7 +78,8 @@ class Topics:
         subscribed = [
             record
             for record in await self.subscriptions(arn)
-            if record.desired["confirmed"] and passes(record.desired["attributes"].get("FilterPolicy", ""), one.attributes)
+            if record.desired["confirmed"]
+            and passes(record.desired["attributes"].get("FilterPolicy", ""), one.attributes)
         ]
         woken: list[int] = []
 
@@ -186,5 +186,3 @@ class Topics:
         before_us = round((self._now().timestamp() - REMEMBERED_S) * 1_000_000)
         old = delete(deliveries).where(deliveries.c.done == 1, deliveries.c.due_us < before_us)
         await self._database.write(lambda connection: connection.execute(old))
-
-

@@ -32,7 +32,9 @@ def snapshot(connection: Connection, place: Place, config_name: str, resource_ui
             raise NotFound(models.KIND, place.arn(models.KIND, stored["ModelName"]))
         variants.append(_variant(stored, model))
     number = new_deployment_number(connection, resource_uid)
-    return Deployment(number, config.name, tuple(variants), asked_at, async_config(config.desired), capture(config.desired))
+    return Deployment(
+        number, config.name, tuple(variants), asked_at, async_config(config.desired), capture(config.desired)
+    )
 
 
 def capture(stored: Mapping[str, Any]) -> Capture | None:
@@ -111,4 +113,6 @@ def container_of(model: Record) -> Container:
         additional_data=tuple(source for source in sources if source.channel),
         environment=dict(stored.get("Environment", {})),
         hostname=stored.get("ContainerHostname", ""),
+        multi_model=models.is_multi_model(stored),
+        cache_models=stored.get("MultiModelConfig", {}).get("ModelCacheSetting", "Enabled") == "Enabled",
     )

@@ -127,6 +127,8 @@ class EndpointConfigs:
     def _fits(self, variant: Members, model: Record) -> None:
         container = model.desired.get("PrimaryContainer") or model.desired["Containers"][0]
         if "ServerlessConfig" in variant:
+            if models.is_multi_model(container):
+                raise Invalid("Mode", "A MultiModel container is not supported for serverless endpoints.")
             if "ModelDataSource" in container:
                 raise Invalid("ModelDataSource", "ModelDataSource is not supported for serverless endpoints.")
             if model.desired.get("EnableNetworkIsolation"):
