@@ -49,8 +49,7 @@ class Async:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         try:
             found = self.clary.client("s3").get_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            assert error.response["Error"]["Code"] == "NoSuchKey"
+        except self.clary.client("s3").exceptions.NoSuchKey:
             return None
         return found["Body"].read(), found["ContentType"]
 

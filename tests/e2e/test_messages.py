@@ -1,4 +1,4 @@
-"""Queues and topics with unmodified boto3: sent, received, published, filtered, posted; and what async inference tells."""
+"""Queues and topics with unmodified boto3: sent, received, published, filtered, posted; outcomes that are told."""
 
 from __future__ import annotations
 

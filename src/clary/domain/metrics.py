@@ -198,7 +198,7 @@ def of_growth(growth: Mapping[int, int], instances: int) -> dict[str, tuple[str,
     return made | _multi_model(growth)
 
 
-# Of multi-model endpoints: metric -> (what was counted, what its times came to). Within one look, each counts as the mean.
+# Of multi-model endpoints: metric -> (what was counted, what its times came to); within one look each is the mean.
 MODEL_TIMES = {
     "ModelLoadingWaitTime": ("model_misses", "model_wait_us"),
     "ModelDownloadingTime": ("model_loads", "model_fetch_us"),

@@ -139,7 +139,7 @@ def check_message(body: str, given: Mapping[str, Any], largest_bytes: int) -> No
         )
     if len(given) > 10:
         raise Invalid(
-            "MessageAttributes", "Number of message attributes [%d] exceeds the allowed maximum [10]." % len(given)
+            "MessageAttributes", f"Number of message attributes [{len(given)}] exceeds the allowed maximum [10]."
         )
     for name, value in given.items():
         kind = value["DataType"].partition(".")[0]
