@@ -186,8 +186,3 @@ class Topics:
         before_us = round((self._now().timestamp() - REMEMBERED_S) * 1_000_000)
         old = delete(deliveries).where(deliveries.c.done == 1, deliveries.c.due_us < before_us)
         await self._database.write(lambda connection: connection.execute(old))
-
-
-def _wants(record: Record, one: Notification) -> bool:
-    policy = record.desired["attributes"].get("FilterPolicy", "")
-    return bool(record.desired["confirmed"]) and passes(policy, one.attributes)
