@@ -34,6 +34,7 @@ PROXY_KNOWS = {
     "clary.domain.policy",
     "clary.wire.sigv4",
     "clary.wire.sigv4_scope",
+    "clary.wire.eventstream",
     "clary.wire.http",
     "clary.wire.errors",
     "clary.tables",

@@ -125,17 +125,17 @@ class Authenticator:
         """Whether a request that nobody checks may carry a signature's scope all the same."""
         return b"?" in target or any(name == b"authorization" for name, _ in headers)
 
-    def authorize(self, caller: Caller, region: str, endpoint: str, context: Mapping[str, Any]) -> Refusal | None:
-        """None when `caller` may invoke `endpoint`."""
+    def authorize(self, caller: Caller, region: str, endpoint: str, action: str) -> Refusal | None:
+        """None when `caller` may invoke `endpoint` in the way that `action` names."""
         if caller.administrator:
             return None
         arn = f"arn:{partition(region)}:sagemaker:{region}:{self._account}:endpoint/{endpoint.lower()}"
-        if evaluate(caller.policies, "sagemaker:InvokeEndpoint", arn, context) is Decision.ALLOW:
+        if evaluate(caller.policies, action, arn, {}) is Decision.ALLOW:
             return None
         if self.refresh() and self._snapshot.find(caller.access_key_id) is not None:
-            return self.authorize(self._snapshot.caller(caller.access_key_id, caller.region), region, endpoint, context)
+            return self.authorize(self._snapshot.caller(caller.access_key_id, caller.region), region, endpoint, action)
         return Refusal(
             "AccessDeniedException",
             403,
-            f"User: {caller.arn} is not authorized to perform: sagemaker:InvokeEndpoint on resource: {arn}",
+            f"User: {caller.arn} is not authorized to perform: {action} on resource: {arn}",
         )

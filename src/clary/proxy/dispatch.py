@@ -7,10 +7,12 @@ All state is touched from the event loop only.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
+from datetime import UTC, datetime
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clary import tables
 from clary.domain.routing import EndpointRoute, RouteTable, VariantRoute, choose, parse_table, target
@@ -24,6 +26,7 @@ from clary.proxy.forward import Exchange, Upstream, model_error, readable
 from clary.proxy.health import Health
 from clary.proxy.meter import Answered, Meter
 from clary.proxy.multimodel import MultiModels
+from clary.wire.eventstream import exception_frame
 
 if TYPE_CHECKING:
     from clary.proxy.leases import Lease
@@ -34,8 +37,30 @@ SUSPECT_S = 0.25  # by then the supervisor has told of a worker that died
 ASK_AGAIN_S = 1.0  # an `ensure` that brought no event is repeated
 START_FAILURES = 2  # starts of a sleeping variant that may fail before those who wait are told
 HUNG_GRACE_S = 5.0
+STREAM_LIMIT_S = 480.0  # of a whole stream (container contract: 8 min)
+MAX_SESSIONS = 100_000
+DEFAULT_SESSION_S = 1200.0  # of one whose model names no end
+NEW_SESSION = "NEW_SESSION"
 FORWARDED = frozenset((b"content-type", b"accept"))
 CONTAINER = "primary"
+
+
+class Session(NamedTuple):
+    """One that a model has opened. `expires_s`: wall clock."""
+
+    worker: str
+    expires_s: float
+
+
+class Wish(NamedTuple):
+    """What an invocation asks for besides a prediction."""
+
+    target: str = ""  # of a multi-model endpoint; the request's head then comes without its first line
+    stream: bool = False  # InvokeEndpointWithResponseStream
+    session: str = ""
+
+
+PLAIN = Wish()
 
 
 class Dispatcher:
@@ -53,6 +78,7 @@ class Dispatcher:
         self.unrouted: dict[str, list[Event]] = {}  # events of fleets that the table does not know yet
         self.fleets = Fleets(layout.supervisor_socket, self._worker_event, self._worker_snapshot)
         self.health = Health(self)
+        self._sessions: dict[tuple[str, str, str], Session] = {}
         self.multi_models = MultiModels(self, account, layout.control_socket)
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -213,9 +239,15 @@ class Dispatcher:
         return found or answers.validation(f"Every variant of endpoint {endpoint.name} has weight 0.")
 
     def submit(
-        self, client: FrontConnection, route: VariantRoute, head: bytes, body: bytes, arrived_ns: int, target: str = ""
+        self,
+        client: FrontConnection,
+        route: VariantRoute,
+        head: bytes,
+        body: bytes,
+        arrived_ns: int,
+        wish: Wish = PLAIN,
     ) -> Exchange | Refusal:
-        """Admits one request, or tells why not. For a `target` model, `head` comes without its first two lines."""
+        """Admits one request, or tells why not."""
         pool = self.pools[route.fleet]
         if route.max_concurrency and pool.inside >= route.max_concurrency:
             pool.meter.add("throttles")
@@ -224,10 +256,65 @@ class Dispatcher:
         if route.capture is not None:
             exchange.captured = random.random() < route.capture.sampling
         pool.arrived(self._loop.time())
-        if target:
+        exchange.stream = wish.stream
+        if wish.session and wish.session != NEW_SESSION:
+            return self._admit_to_session(exchange, wish.session) or exchange
+        if wish.target:
             exchange.parts = exchange.request
-            return self.multi_models.admit(exchange, target) or exchange
+            return self.multi_models.admit(exchange, wish.target) or exchange
         return self._admit(exchange) or exchange
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    def _admit_to_session(self, exchange: Exchange, session: str) -> Refusal | None:
+        """To the worker that opened it, and no other."""
+        pool = exchange.pool
+        held = self._sessions.get((pool.region, pool.endpoint, session))
+        worker = self._session_worker(held)
+        if held is None or worker is None:
+            why = "is not open" if held is None else "has ended with the process that held it"
+            self._sessions.pop((pool.region, pool.endpoint, session), None)
+            return answers.validation(f"Session {session} {why}; open another one with SessionId NEW_SESSION.")
+        exchange.pool = self.pools[worker.fleet]
+        exchange.pool.inside += 1
+        exchange.retried = True  # no other worker knows the session
+        self.send(exchange, worker)
+        return None
+
+    def _session_worker(self, held: Session | None) -> Worker | None:
+        if held is None or held.expires_s <= time.time():
+            return None
+        pool = self._workers.get(held.worker)
+        worker = pool.workers.get(held.worker) if pool is not None else None
+        return worker if worker is not None and worker.routable else None
+
+    def session(self, exchange: Exchange, header: bytes, value: bytes) -> None:
+        """A model has opened or closed one: `ID; Expires=yyyy-mm-ddThh:mm:ssZ`, or `ID`."""
+        text = value.decode("latin-1")
+        name, _, rest = text.partition(";")
+        key = (exchange.pool.region, exchange.pool.endpoint, name.strip())
+        if header.endswith(b"closed-session-id"):
+            self._sessions.pop(key, None)
+        elif exchange.worker is not None:
+            while len(self._sessions) >= MAX_SESSIONS:  # the oldest has to go
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[key] = Session(exchange.worker.id, _expiry_s(rest, time.time()))
+
+    # -- streams ---------------------------------------------------------------------------------
+
+    def stream_begins(self, exchange: Exchange) -> None:
+        """Its head has come: from now on it has the time of a stream."""
+        exchange.deadline_s = self._loop.time() + STREAM_LIMIT_S
+
+    def _break_stream(self, exchange: Exchange, code: str, why: str) -> None:
+        """Its end as an event: the client has the head already, and what came so far."""
+        body = json.dumps({"Message": why, "ErrorCode": code}).encode()
+        piece = exception_frame("ModelStreamError", body)
+        now_ns = perf_counter_ns()
+        model_us = (now_ns - exchange.sent_ns) // 1000
+        exchange.pool.meter.add("model_errors")
+        self._settle(exchange, b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece), 500, model_us, 0)
+        self._release(exchange)
 
     def _admit(self, exchange: Exchange) -> Refusal | None:
         pool = exchange.pool
@@ -441,6 +528,10 @@ class Dispatcher:
 
     def _failed(self, exchange: Exchange, status: int, why: str) -> None:
         pool = exchange.pool
+        if exchange.head_sent and exchange.stream:
+            timed_out = self._loop.time() >= exchange.deadline_s
+            self._break_stream(exchange, "ModelInvocationTimeExceeded" if timed_out else "StreamBroken", why)
+            return
         if exchange.head_sent:
             exchange.client.abort()
         else:
@@ -516,7 +607,7 @@ class Dispatcher:
     def _expire_in_flight(self, pool: Pool, now_s: float) -> None:
         for exchange in list(pool.in_flight):
             if now_s < exchange.deadline_s:
-                if exchange.leased:
+                if exchange.leased or exchange.stream:
                     continue  # each has a time of its own
                 return
             worker = exchange.worker
@@ -583,3 +674,14 @@ class Dispatcher:
                 for fleet, pool in self.pools.items()
             },
         }
+
+
+def _expiry_s(text: str, now_s: float) -> float:
+    """When a session ends, by the rest of its header; what cannot be read counts as not said."""
+    name, _, value = text.strip().partition("=")
+    if name.strip().lower() == "expires":
+        try:
+            return datetime.strptime(value.strip(), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            pass  # as if it were not there
+    return now_s + DEFAULT_SESSION_S

@@ -21,6 +21,7 @@ import httptools
 from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import REASONS, Refusal
+from clary.wire.eventstream import event_frame
 
 if TYPE_CHECKING:
     from clary.proxy.dispatch import Dispatcher
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from clary.proxy.server import FrontConnection
 
 STREAM_OVER_BYTES = 256 * 1024
+EVENT_BYTES = 64 * 1024  # of one PayloadPart at most
 ERROR_TEXT_BYTES = 4096
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
@@ -55,6 +57,7 @@ class Exchange:
         "request",
         "retried",
         "sent_ns",
+        "stream",
         "upstream",
         "waited",
         "worker",
@@ -76,6 +79,7 @@ class Exchange:
         self.waited = False
         self.done = False
         self.captured = False
+        self.stream = False  # the answer leaves as events, each piece as it comes
         self.line = pool.waiting  # where it waits, when it does
         self.model: Model | None = None  # multi-model: which, and the request without its first line
         self.parts = b""
@@ -154,6 +158,13 @@ class Upstream(asyncio.Protocol):
         if self._complete:
             raise _Overflow("the worker sent a second answer")
 
+    def on_headers_complete(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.stream and 200 <= self._parser.get_status_code() < 300:
+            self._streaming = exchange.head_sent = True
+            self._out.append(self._answer_head(exchange, 200, None))
+            self._dispatcher.stream_begins(exchange)
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._grow_head(len(name) + len(value))
         self._headers.append((name.lower(), value))
@@ -167,6 +178,13 @@ class Upstream(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         self._body_bytes += len(data)
+        if exchange.stream and self._streaming:
+            for start in range(0, len(data), EVENT_BYTES):
+                piece = event_frame("PayloadPart", data[start : start + EVENT_BYTES])
+                self._out.append(b"%x\r\n%b\r\n" % (len(piece), piece))
+            if exchange.captured and self._body_bytes <= exchange.pool.route.max_response_bytes:
+                self._kept.append(data)
+            return
         if self._body_bytes > exchange.pool.route.max_response_bytes:
             raise _Overflow(f"the answer exceeds {exchange.pool.route.max_response_bytes} bytes")
         if self._streaming:
@@ -242,11 +260,16 @@ class Upstream(asyncio.Protocol):
 
     def _answer_head(self, exchange: Exchange, status: int, length: int | None) -> bytes:
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"OK"))]
+        if exchange.stream:
+            lines.append(b"Content-Type: application/vnd.amazon.eventstream\r\n")
         for name, value in self._headers:
             if name == b"content-type":
-                lines.append(b"Content-Type: %b\r\n" % value)
-            elif name == b"x-amzn-sagemaker-custom-attributes" and len(value) <= 1024 and _visible(value):
-                lines.append(b"X-Amzn-SageMaker-Custom-Attributes: %b\r\n" % value)
+                prefix = b"X-Amzn-SageMaker-" if exchange.stream else b""
+                lines.append(b"%bContent-Type: %b\r\n" % (prefix, value))
+            elif name in _OF_MODELS and len(value) <= 1024 and _visible(value):
+                lines.append(b"%b: %b\r\n" % (_OF_MODELS[name], value))
+                if name != b"x-amzn-sagemaker-custom-attributes":
+                    self._dispatcher.session(exchange, name, value)
         lines.append(
             b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length,
         )
@@ -285,6 +308,14 @@ class Upstream(asyncio.Protocol):
             self._dispatcher.answered(exchange, data, now_ns, self._body_bytes)
         else:
             self._dispatcher.model_error(exchange, status, b"".join(self._body)[:ERROR_TEXT_BYTES], now_ns)
+
+
+# What a model may say to the caller besides its body.
+_OF_MODELS = {
+    b"x-amzn-sagemaker-custom-attributes": b"X-Amzn-SageMaker-Custom-Attributes",
+    b"x-amzn-sagemaker-new-session-id": b"X-Amzn-SageMaker-New-Session-Id",
+    b"x-amzn-sagemaker-closed-session-id": b"X-Amzn-SageMaker-Closed-Session-Id",
+}
 
 
 class _Overflow(Exception):
