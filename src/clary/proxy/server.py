@@ -442,7 +442,8 @@ class FrontConnection(asyncio.Protocol):
         if target_model:
             del lines[0]  # that of the model comes with its worker
         head = b"".join(lines)
-        return dispatcher.submit(self, route, head, request.body, self._arrived_ns, Wish(target_model, stream, session))
+        wish = Wish(target_model, stream, session) if target_model or stream or session else PLAIN
+        return dispatcher.submit(self, route, head, request.body, self._arrived_ns, wish)
 
     def _sagemaker_header(self, field: bytes, value: bytes) -> Refusal | None:
         if field in _NOT_SERVED:
