@@ -22,7 +22,7 @@ import httptools
 from clary.proxy import answers
 from clary.proxy.answers import Refusal
 from clary.proxy.authentication import Authenticator
-from clary.proxy.dispatch import FORWARDED, NEW_SESSION, Dispatcher, Wish
+from clary.proxy.dispatch import FORWARDED, NEW_SESSION, PLAIN, Dispatcher, Wish
 from clary.proxy.forward import Exchange
 from clary.proxy.meter import Answered, Slot
 from clary.proxy.receipts import Receipts
