@@ -75,7 +75,9 @@ class Control:
         self._now = now
         self.prices = prices.parse(json.loads(files("clary.data").joinpath("prices.json").read_text()))
         self.database = Database(f"sqlite:///{layout.database}")
-        ensure_schema(self.database.engine, "control", needed=schema.SCHEMA, file=layout.database, now=now())
+        ensure_schema(
+            self.database.engine, "control", schema.metadata, needed=schema.SCHEMA, file=layout.database, now=now()
+        )
         self.resources = Resources(self.database, now)
         self.objects = ObjectStore(layout.objects, now=now)
         self.runtime = ProcessRuntime(layout.supervisor_socket, self._fleet_changed)
