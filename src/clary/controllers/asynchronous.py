@@ -39,7 +39,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PAGE = 256  # rows of one endpoint that are kept in memory
-SLOT_WAIT_S = 30.0
+SLOT_WAIT_S = 10.0  # then it is asked for anew: who waits for a slot takes up room that others could use
 TRANSFER_S = 60.0  # on top of InvocationTimeoutSeconds, before the proxy takes a slot for forgotten
 AGAIN_S = 1.0
 UNUSED = Used(0, 0, 0, 0, "unused")
@@ -55,6 +55,7 @@ class _Line:
     queue: deque[Waiting] = field(default_factory=deque)
     read_to: int = 0
     dry: bool = False  # nothing was left when it was last read
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     runners: set[asyncio.Task[None]] = field(default_factory=set)
     variant: str = ""  # that served last, for metrics of what never got to a worker
     place: Place = field(default_factory=Place)
@@ -129,7 +130,9 @@ class AsyncController:
         return None
 
     async def _read_on(self, line: _Line) -> None:
-        if not line.queue and not line.dry:
+        async with line.reading:  # two readers at once would take the same rows
+            if line.queue or line.dry:
+                return
             line.dry = True  # before the read, so that a row which comes meanwhile unsets it
             rows = await self._invocations.following(line.uid, line.read_to, PAGE)
             line.queue.extend(rows)
@@ -165,7 +168,9 @@ class AsyncController:
             holder.close()
 
     async def _next(self, line: _Line, holder: SlotHolder) -> bool:
-        """One invocation; False when no slot could be had."""
+        """One invocation, if there still is one; False when no slot could be had."""
+        if not line.queue:
+            return True
         longest_s = line.queue[0].invocation.timeout_s + TRANSFER_S
         try:
             grant = await holder.acquire(line.place.region, line.name, longest_s, SLOT_WAIT_S)
