@@ -6,7 +6,6 @@ import statistics
 from collections import defaultdict
 from dataclasses import asdict
 
-import artifacts
 import machine
 import stand
 from artifacts import Artifact
