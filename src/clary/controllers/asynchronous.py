@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from clary.controllers.async_metrics import AsyncMetrics
@@ -126,7 +127,7 @@ class AsyncController:
         while len(line.runners) < min(2 * slots, len(line.queue)):
             runner = asyncio.get_running_loop().create_task(self._run(line))
             line.runners.add(runner)
-            runner.add_done_callback(lambda done, line=line: self._ran(line, done))
+            runner.add_done_callback(partial(self._ran, line))
         return None
 
     async def _read_on(self, line: _Line) -> None:
@@ -272,7 +273,9 @@ class AsyncController:
 
     async def _fail(self, line: _Line, waiting: Waiting, reason: str) -> None:
         try:
-            told = await self._already(waiting) or await self._thread(self._work.fail, waiting.invocation, reason)
+            told = await self._already(waiting)
+            if told is None:
+                told = await self._thread(self._work.fail, waiting.invocation, reason)
             await self._end(line, waiting.invocation, told)
         except BaseException:
             line.queue.append(replace(waiting, begun=True))

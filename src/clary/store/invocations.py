@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
@@ -103,7 +104,7 @@ class Invocations:
                 batch, self._next = self._next, _Batch()
                 assert batch.done is not None
                 try:
-                    self.count -= await self._database.write(lambda connection, batch=batch: _store(connection, batch))
+                    self.count -= await self._database.write(partial(_store, batch))
                 except Exception as error:  # told to everyone who waits for this transaction
                     batch.done.set_exception(error)
                     batch.done.exception()  # one who waits no longer is no reason for a complaint
@@ -152,7 +153,7 @@ def _left(connection: Connection) -> tuple[int, int]:
     return row[0], row[1] or 0
 
 
-def _store(connection: Connection, batch: _Batch) -> int:
+def _store(batch: _Batch, connection: Connection) -> int:
     """Adds and deletes; how many rows went."""
     if batch.rows:
         connection.execute(insert(invocations), [_columns(row) for row in batch.rows])
