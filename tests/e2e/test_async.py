@@ -81,7 +81,7 @@ def test_predictions_are_the_librarys_own(work: Async, forest_endpoint: str, for
     assert told["FailureLocation"] == f"s3://{BUCKET}/bad/{told['InferenceId']}-error.out"
     body, kind = work.outcome(told["OutputLocation"])
     assert kind.startswith("text/csv")
-    expected = forest.model.predict(forest.rows[:20])
+    expected = forest.estimator.predict(forest.rows[:20])
     assert [float(line) for line in body.decode().split()] == [float(value) for value in expected]
     assert work.object(told["FailureLocation"]) is None
 

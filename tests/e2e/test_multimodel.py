@@ -90,10 +90,10 @@ def test_each_target_answers_as_itself(many: Many, endpoint: str) -> None:
 
 def test_a_forest_predicts_as_the_library_does(many: Many, endpoint: str, forest: Trained) -> None:
     file = io.BytesIO()
-    joblib.dump(forest.model, file)
+    joblib.dump(forest.estimator, file)
     many.put("forest.tar.gz", {"model.joblib": file.getvalue()})
     found = [float(line) for line in many.invoke(endpoint, "forest.tar.gz", forest.csv(10)).split()]
-    assert found == [float(value) for value in forest.model.predict(forest.rows[:10])]
+    assert found == [float(value) for value in forest.estimator.predict(forest.rows[:10])]
 
 
 def test_targets_come_go_and_are_refused(many: Many, endpoint: str) -> None:

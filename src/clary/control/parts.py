@@ -143,11 +143,12 @@ class Control:
         )
         self.identities = Identities(layout.identities, layout.identity_snapshot, settings.account, now)
         self.s3 = S3(self.objects, settings.account, now)
+        runtime = SageMakerRuntime(
+            self.resources, self.invocations, now, lambda: _disk_full(layout.data, settings.disk_reserve_mib)
+        )
         rooms: list[Service] = [
             sagemaker,
-            SageMakerRuntime(
-                self.resources, self.invocations, now, lambda: _disk_full(layout.data, settings.disk_reserve_mib)
-            ),
+            runtime,
             Autoscaling(self.resources),
             Sqs(self.resources, self.queues),
             Sns(self.resources, self.topics, now),
@@ -171,7 +172,11 @@ class Control:
             now,
         )
         self.gateway = Gateway(
-            services, authentication, settings.account, EndpointHold(self.resources, settings.hold_s)
+            services,
+            authentication,
+            settings.account,
+            EndpointHold(self.resources, settings.hold_s),
+            runtime.at_the_door,
         )
 
     def _fleet_changed(self, fleet: str) -> None:

@@ -17,6 +17,7 @@ from clary.domain.names import S3Uri
 DEFAULT_TTL_S = 21_600  # RequestTTLSeconds
 DEFAULT_TIMEOUT_S = 900  # InvocationTimeoutSeconds
 DEFAULT_CONCURRENCY = 4  # MaxConcurrentInvocationsPerInstance; AWS chooses by itself, we say what
+ASYNC_MAX_BYTES = 1 << 30  # of an input, and of a response (asynchronous inference guide: 1 GB)
 MAX_ATTEMPTS = 3  # of an invocation whose worker died; the model's own errors are outcomes
 MAX_INLINE_BYTES = 128_000  # of a request's Body, and of a response inside a notification
 SUCCESS_TOPIC = "SUCCESS_NOTIFICATION_TOPIC"
@@ -144,8 +145,13 @@ def joined(uri: S3Uri) -> str:
 
 
 def worker_concurrency(config: AsyncConfig, processes: int) -> int:
-    """Invocations at once on one of an instance's processes, so that the instance has its maximum."""
-    return max(1, -(-(config.max_concurrent or DEFAULT_CONCURRENCY) // processes))
+    """Invocations at once on one of an instance's processes, so that the instance never has more than its maximum."""
+    return max(1, (config.max_concurrent or DEFAULT_CONCURRENCY) // processes)
+
+
+def most_processes(config: AsyncConfig, processes: int) -> int:
+    """Of an instance's processes, how many run: none that no invocation could be in."""
+    return max(1, min(processes, config.max_concurrent or DEFAULT_CONCURRENCY))
 
 
 def average_backlog(backlog: int, instances: int) -> float:

@@ -50,12 +50,19 @@ class Gateway:
     """The ASGI application."""
 
     def __init__(
-        self, services: Mapping[str, Service], authentication: Authentication, account: str, hold: Hold
+        self,
+        services: Mapping[str, Service],
+        authentication: Authentication,
+        account: str,
+        hold: Hold,
+        at_the_door: Callable[[Request], None] = lambda head: None,
     ) -> None:
+        """`at_the_door` may refuse (WireError) by a request's head, before anything of its body is read."""
         self._services = services
         self._authentication = authentication
         self._account = account
         self._hold = hold
+        self._at_the_door = at_the_door
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -102,13 +109,13 @@ class Gateway:
     ) -> tuple[Call, Request, Authenticated, StreamingBody | None]:
         """The call, the whole request, who sent it, and its stream where it has one."""
         request = head
-        # Whether a body streams is told by the route, and for all but S3 and the runtime a route may need the body
-        # (query protocol).
-        if signing_name not in (None, "s3") and not head.target.startswith(b"/endpoints/"):
+        # Whether a body streams is told by the route, and for all but S3 a route may need the body (query protocol).
+        if signing_name not in (None, "s3"):
+            self._at_the_door(head)
             request = _with_body(head, await read_whole(receive))
         call = route(request, signing_name)
         signing = call.operation.service.signing_name
-        if call.operation.has_streaming_input:
+        if call.operation.has_streaming_input and request is head:
             authenticated = self._authentication.check(request, signing)
             return call, request, authenticated, _stream(request, authenticated, receive)
         if request is head:

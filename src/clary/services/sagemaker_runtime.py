@@ -27,10 +27,11 @@ from clary.services.sagemaker.endpoints import KIND, observed_of, status_of
 from clary.store.invocations import Invocations
 from clary.store.resources import Record, Resources
 from clary.wire.errors import WireError
+from clary.wire.http import Request
 
 
 class SageMakerRuntime:
-    """See the module. `room_bytes` tells how much of the disk may still be filled by inputs that wait."""
+    """See the module. `has_disk` says why the disk takes nothing more; "" while it does."""
 
     name = "sagemaker-runtime"
 
@@ -54,18 +55,31 @@ class SageMakerRuntime:
             case _:
                 return common_error(error, invalid="ValidationError")
 
-    async def invoke_endpoint_async(self, context: Context, request: Members) -> Members:
-        name = request["EndpointName"]
-        context.authorize("sagemaker:InvokeEndpointAsync", context.place.arn(KIND, name))
-        # Asked before the body is read: who is over a bound is told at once.
+    def at_the_door(self, head: Request) -> None:
+        """Refuses what cannot be queued before its body is read. Raises: WireError."""
+        if head.target.partition(b"?")[0].endswith(b"/async-invocations"):
+            try:
+                self._check_room()
+            except ClaryError as error:
+                raise self.wire_error(error) from error
+
+    def _check_room(self) -> None:
+        """Raises: LimitExceeded, StoreFailed."""
         self._invocations.check_room()
         if full := self._has_disk():
             raise StoreFailed("queueing the request", detail=full)
+
+    async def invoke_endpoint_async(self, context: Context, request: Members) -> Members:
+        name = request["EndpointName"]
+        context.authorize("sagemaker:InvokeEndpointAsync", context.place.arn(KIND, name))
+        self._check_room()
         record = await self._resources.find(KIND, context.place, name)
         if record is None or record.name != name:
             raise Invalid("EndpointName", f"Endpoint {name} of account {context.place.account} not found.")
         config = _config(record)
-        body = await _body(request)
+        body = bytes(request.get("Body") or b"")
+        if len(body) > MAX_INLINE_BYTES:
+            raise _too_large(len(body))
         location = request.get("InputLocation", "")
         if location and body:
             raise Invalid("Body", "InputLocation and Body exclude each other; give one of them.")
@@ -126,23 +140,6 @@ def _check_location(context: Context, location: str) -> None:
     if uri is None or not uri.key:
         raise Invalid("InputLocation", f"{location} is not s3://BUCKET/KEY; other places are not read.")
     context.authorize("s3:GetObject", f"arn:aws:s3:::{uri.bucket}/{uri.key}")
-
-
-async def _body(request: Members) -> bytes:
-    """The inline body, empty when there is none. Raises: Invalid when it is too large."""
-    stream = request.get("Body")
-    if stream is None or isinstance(stream, (bytes, bytearray)):
-        return bytes(stream or b"")
-    if stream.length_bytes is not None and stream.length_bytes > MAX_INLINE_BYTES:
-        raise _too_large(stream.length_bytes)
-    found: list[bytes] = []
-    size = 0
-    async for piece in stream:
-        size += len(piece)
-        if size > MAX_INLINE_BYTES:
-            raise _too_large(size)
-        found.append(piece)
-    return b"".join(found)
 
 
 def _too_large(size: int) -> Invalid:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from clary.domain.asynchronous import (
+    DEFAULT_CONCURRENCY,
     ERROR_TOPIC,
     MAX_INLINE_BYTES,
     SUCCESS_TOPIC,
@@ -18,6 +19,7 @@ from clary.domain.asynchronous import (
     Told,
     average_backlog,
     failure_uri,
+    most_processes,
     notification,
     output_uri,
     worker_concurrency,
@@ -103,9 +105,12 @@ def test_a_large_response_does_not_go_along() -> None:
     assert "body" not in json.loads(found[1])["responseParameters"]
 
 
-@pytest.mark.parametrize(("maximum", "processes", "expected"), [(0, 1, 4), (0, 2, 2), (1, 4, 1), (10, 4, 3)])
+@pytest.mark.parametrize(("maximum", "processes", "expected"), [(0, 1, 4), (0, 2, 2), (1, 4, 1), (10, 4, 2)])
 def test_an_instances_maximum_is_shared_by_its_processes(maximum: int, processes: int, expected: int) -> None:
-    assert worker_concurrency(AsyncConfig("s3://b", max_concurrent=maximum), processes) == expected
+    config = AsyncConfig("s3://b", max_concurrent=maximum)
+    running = most_processes(config, processes)
+    assert worker_concurrency(config, running) == expected
+    assert running * expected <= (maximum or DEFAULT_CONCURRENCY)
 
 
 def test_without_instances_the_whole_backlog_is_one_instances() -> None:
