@@ -5,7 +5,6 @@ CLARY_TEST_REQUESTS and CLARY_TEST_KILLS make it more than the suite's; CLARY_TE
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -149,15 +148,15 @@ def test_c5_killed_between_two_steps(
     temporary.rename(armed)
     accepted = []
     for number in range(5):
-        told = work.invoke(name, Body=f"echo {number}", ContentType="text/plain")
+        try:
+            told = work.invoke(name, Body=f"echo {number}", ContentType="text/plain")
+        except (ClientError, BotoCoreError):
+            break  # control died over an earlier one: this one was not accepted
         accepted.append(told["OutputLocation"])
-        if not armed.exists():
-            break
     wait_for(lambda: not armed.exists(), 20, step)
-    for number, uri in enumerate(accepted):
-        wait_for(work.clary.answers, 30, "the API")
-        assert work.outcome(uri)[0] == f"echo {number}".encode()
     wait_for(work.clary.answers, 30, "the API")
-    print(json.dumps(accepted))
+    assert accepted
+    for number, uri in enumerate(accepted):
+        assert work.outcome(uri)[0] == f"echo {number}".encode()
     work.clary.delete(name)
     work.clary.down()

@@ -106,7 +106,10 @@ def test_after_a_crash_what_was_written_is_delivered(one: Clary, model: str) -> 
     one.invoke(name, "kept", "text/csv")
     folder = one.data / "capture"
     wait_for(lambda: any(b"kept" in path.read_bytes() for path in folder.glob("*.open")), 10, "the record")
-    signal_to(one.service_pid("proxy"), signal.SIGKILL)
+    old = one.service_pid("proxy")
+    signal_to(old, signal.SIGKILL)
+    wait_for(lambda: one.service_pid("proxy") not in (0, old), 20, "another proxy")
+    one.clients.clear()  # their connections went with the old one
     found = wait_for(lambda: captured(one, name), 20, "the captured call")
     assert [record["captureData"]["endpointInput"]["data"] for _, record in found] == ["kept"]
 

@@ -355,12 +355,13 @@ async def _batch(request: Members, work: Callable[[Members], Awaitable[Members]]
     if size > rules.MAX_MESSAGE_BYTES:
         text = f"Batch requests cannot be longer than {rules.MAX_MESSAGE_BYTES} bytes. You have sent {size} bytes."
         raise Invalid("Entries", text, rule="BatchRequestTooLong")
-    answer: Members = {"Successful": [], "Failed": []}
+    done: list[Members] = []
+    failed: list[Members] = []
     for entry in entries:
         try:
-            answer["Successful"].append({"Id": entry["Id"], **await work(entry)})
+            done.append({"Id": entry["Id"], **await work(entry)})
         except (Invalid, LimitExceeded) as error:
             code = error.rule if isinstance(error, Invalid) and error.rule in RULES else "InvalidParameterValue"
             told = {"Code": code, "Message": str(error), "SenderFault": True}
-            answer["Failed"].append({"Id": entry["Id"], **told})
-    return answer
+            failed.append({"Id": entry["Id"], **told})
+    return present(Successful=done or None, Failed=failed or None)
