@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import batching
 import create
 import data_path
 import footprint
@@ -29,7 +30,7 @@ from report import Table
 from scale import FULL, QUICK, Scale
 
 ROOT = Path(__file__).parent.parent
-SUBJECTS = ("data_path", "peers", "wake", "create", "uploads", "footprint")
+SUBJECTS = ("data_path", "peers", "batching", "wake", "create", "uploads", "footprint")
 
 
 def arguments() -> argparse.Namespace:
@@ -61,6 +62,7 @@ def measured(name: str, given: argparse.Namespace, scale: Scale) -> list[Table]:
     subjects: dict[str, Callable[[], list[Table]]] = {
         "data_path": lambda: [data_path.table(scale)],
         "peers": lambda: peers.table.tables(scale, chosen),
+        "batching": lambda: [batching.table(scale)],
         "wake": lambda: [wake.table(scale)],
         "create": lambda: [create.table(scale)],
         "uploads": lambda: [uploads.table(scale)],

@@ -232,6 +232,8 @@ def _at_once(one: stand.Stand, artifact: Artifact, rounds: int) -> Iterator[floa
     sleepers = [Sleeper(one, one.endpoint(config), artifact) for _ in range(AT_ONCE)]
     for sleeper in sleepers:
         sleeper.wake_ms()
+    if one.zygotes():
+        _zygote(one)  # the row before may have ended it; ten plain starts at once are another matter
     with ThreadPoolExecutor(AT_ONCE) as clients:
         for _ in range(rounds):
             one.park(*(sleeper.name for sleeper in sleepers))

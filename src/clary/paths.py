@@ -42,6 +42,14 @@ class Layout:
         return self.run / "proxy.sock"
 
     @property
+    def lease_socket(self) -> Path:
+        return self.run / "leases.sock"
+
+    @property
+    def capture(self) -> Path:
+        return self.data / "capture"
+
+    @property
     def control_socket(self) -> Path:
         return self.run / "control.sock"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from clary.domain.errors import Invalid
 from clary.domain.names import DEFAULT_ACCOUNT, DEFAULT_REGION
+from clary.domain.topics import networks
 
 
 def _row(default: Any, sentence: str) -> Any:
@@ -41,6 +42,11 @@ class Settings:
     uid_last: int = _row(59999, "Last of those uids; the 65 after it are the unpacker's and the unprivileged zygotes'.")
     durability: str = _row("full", "Object store: full survives a power cut, process survives only a crash.")
     environments_dir: str = _row("", "Folder of environments and interpreters; inside the data folder when empty.")
+    async_queue_limit: int = _row(1_000_000, "Asynchronous invocations that may wait or be in process at once.")
+    async_concurrency: int = _row(64, "Asynchronous invocations that are worked on at once, over all endpoints.")
+    disk_reserve_mib: int = _row(1024, "Free space below which no further asynchronous invocation is accepted.")
+    queue_messages_limit: int = _row(1_000_000, "Messages that one SQS queue holds.")
+    webhook_networks: str = _row("", "Private networks (CIDR, commas between) that SNS may post to; none when empty.")
     host_names: str = _row("", "Further host names that unsigned requests may be sent to, separated by commas.")
 
 
@@ -116,6 +122,10 @@ def check(settings: Settings) -> None:
         raise Invalid("account", f"an account id has 12 digits, not {settings.account!r}")
     if not 0 <= settings.port <= 65535:
         raise Invalid("port", f"{settings.port} is not a port")
+    try:
+        networks(settings.webhook_networks)
+    except ValueError as error:
+        raise Invalid("webhook_networks", str(error)) from error
     for name, allowed in (
         ("isolation", ("auto", "none")),
         ("images", ("nearest", "exact")),

@@ -106,6 +106,7 @@ class Service:
         self.connections: set[Connection] = set()
         self.draining = False
         self.on_lost: Any = None
+        self.models: Any = None  # of a multi-model worker
 
 
 class Connection(asyncio.Protocol):
@@ -247,6 +248,8 @@ class Connection(asyncio.Protocol):
             self._deaf = True
         if self._url == b"/invocations" and method == b"POST":
             self._service.batcher.submit(exchange)
+        elif self._service.models is not None and (self._url + b"/").startswith(b"/models/"):
+            self._service.models.take(method, self._url.partition(b"?")[0], exchange)
         else:
             exchange.answer(self._answer_other(method, self._url.partition(b"?")[0], exchange))
 

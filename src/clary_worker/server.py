@@ -19,7 +19,7 @@ import traceback
 from time import perf_counter
 from typing import Any
 
-from . import loader, scripts
+from . import loader, multimodel, scripts
 from .batching import Batcher
 from .connection import Connection, Service
 from .contract import Handler, LoadError, Status
@@ -77,6 +77,8 @@ def build(spec: WorkerSpec) -> Handler:
 
     Raises: LoadError, or whatever the user's code raises.
     """
+    if spec.multi_model:
+        return multimodel.NoModel()
     program = scripts.locate(spec)
     if program is not None:
         found: Handler = scripts.load(program, spec)
@@ -101,6 +103,8 @@ async def _run(
 ) -> None:
     batcher = Batcher(handler, loop.call_soon, spec.max_batch_size, spec.batching == "auto")
     service = Service(batcher, spec.max_payload_bytes, execution_parameters(spec), loop)
+    if spec.multi_model:
+        service.models = multimodel.Models(spec, loop)
     leaving = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.set)

@@ -91,6 +91,12 @@ def test_pipelined_requests_are_answered_in_order(open_clary: Clary, echo: str) 
     assert answer.count(b"HTTP/1.1 200 OK") == 20
 
 
+def test_pipelined_requests_that_are_the_same_are_answered_each(open_clary: Clary, echo: str) -> None:
+    answer = talk(open_clary, post(echo, b"sleep 0.1") + 4 * post(echo, b"again"))
+    assert answer.count(b"HTTP/1.1 200") == 5
+    assert answer.count(b"again") == 4
+
+
 def test_chunked_bodies_are_taken(open_clary: Clary, echo: str) -> None:
     raw = post(echo, b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", head=b"Transfer-Encoding: chunked\r\n")
     assert talk(open_clary, raw).endswith(b"\r\n\r\nabcde")

@@ -1,10 +1,13 @@
 """Our words are AWS's words: enums and members compared with the service model that clients have."""
 
 import inspect
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 from clary import settings
+from clary.cli.main import COMMANDS
 from clary.domain.endpoint import EndpointStatus
 from clary.domain.routing import RoutingStrategy
 from clary.domain.transform_job import TransformJobStatus
@@ -56,13 +59,17 @@ def test_every_setting_has_its_sentence() -> None:
 
 
 def test_every_setting_and_command_is_documented() -> None:
-    from clary.cli.main import app
-
     root = Path(__file__).parents[2]
     page = (root / "docs" / "settings.md").read_text()
     for row in fields(settings.Settings):
         assert f"| `{row.name}` | `{row.default!r}` | {row.metadata['sentence']} |" in page, row.name
     readme = (root / "README.md").read_text()
-    names = [command.callback.__name__ for command in app.registered_commands if command.callback is not None]
-    for name in names:
+    for name in COMMANDS:
         assert f"clary {name}" in readme, name
+
+
+def test_starting_needs_no_client_of_the_api() -> None:
+    """`clary up` is the first thing that anybody waits for."""
+    code = "import sys, clary.cli.main, clary.cli.daemon; print(sorted({'botocore', 'sqlalchemy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -12,7 +12,9 @@ from clary.cli.output import DataOption, JsonOption, console, data_dir, errors, 
 from clary.images.environments import MARKER
 from clary.settings import from_json
 
-app = typer.Typer(help="Images and the environments that stand in for them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Images and the environments that stand in for them.", no_args_is_help=True, add_completion=False
+)
 
 ImageArgument = Annotated[str, typer.Argument(help="clary/sklearn, clary/xgboost:3.0.5, or an AWS image URI.")]
 

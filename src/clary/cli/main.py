@@ -1,10 +1,54 @@
-"""`clary`: one file a group of commands, put together here."""
+"""`clary`: one file a group of commands, imported when one of its commands is asked for.
+
+So `clary up` is not kept waiting by what `clary invoke` needs.
+"""
 
 from __future__ import annotations
 
-import typer
+import importlib
+from typing import Any
 
-from clary.cli import costs, daemon, demo, doctor, endpoints, environment, images, jobs, listings, logs
+import typer
+from typer.core import TyperGroup
+
+# Command -> (module, its function or, for a group, its app), in the order of the help text.
+COMMANDS = {
+    "up": ("clary.cli.daemon", "up"),
+    "down": ("clary.cli.daemon", "down"),
+    "env": ("clary.cli.environment", "env"),
+    "status": ("clary.cli.listings", "status"),
+    "ps": ("clary.cli.listings", "ps"),
+    "deploy": ("clary.cli.endpoints", "deploy"),
+    "invoke": ("clary.cli.endpoints", "invoke"),
+    "park": ("clary.cli.endpoints", "park"),
+    "jobs": ("clary.cli.jobs", "jobs"),
+    "logs": ("clary.cli.logs", "logs"),
+    "cost": ("clary.cli.costs", "cost"),
+    "doctor": ("clary.cli.doctor", "doctor"),
+    "image": ("clary.cli.images", "app"),
+    "demo": ("clary.cli.demo", "demo"),
+}
+
+
+class Commands(TyperGroup):
+    """The commands by name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        found: Any = getattr(importlib.import_module(place[0]), place[1])
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            alone.command(cmd_name)(found)
+            found = alone
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="clary",
@@ -13,21 +57,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    cls=Commands,
 )
-app.command()(daemon.up)
-app.command()(daemon.down)
-app.command()(environment.env)
-app.command()(listings.status)
-app.command()(listings.ps)
-app.command()(endpoints.deploy)
-app.command()(endpoints.invoke)
-app.command()(endpoints.park)
-app.command()(jobs.jobs)
-app.command()(logs.logs)
-app.command()(costs.cost)
-app.command()(doctor.doctor)
-app.add_typer(images.app, name="image")
-app.command()(demo.demo)
+
+
+@app.callback()
+def main_options() -> None:
+    """The SageMaker API on your own machines."""
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 {"op": "costs", "by": "endpoint" | "variant" | "day", "since_ns": n | null} -> {"sums": [...], "prices": source}
 {"op": "verify"} -> the ledger against the raw usage        {"op": "notes"} -> per endpoint: notes, progress, reason
 {"op": "jobs", "running": bool, "last": n} -> transform jobs, newest first, with their progress
+{"op": "fetch_model", "fleet": f, "target": t} -> {"name", "url", "bytes"} of a multi-model endpoint's model
 {"op": "explain", "image": i} -> {"lines": [...]}            {"op": "pull", "image": i} -> builds its environment
 """
 
@@ -16,11 +17,12 @@ from typing import Any
 
 from clary.controllers.environments import RecipeEnvironments
 from clary.controllers.metering import Metering
+from clary.controllers.multimodel import MultiModels
 from clary.controllers.publication import TransformJob, read_job
 from clary.controllers.reconciliation import reconcile
 from clary.controllers.transforms import TransformController
 from clary.domain.endpoint import Desired, Observed, failure_reason, status
-from clary.domain.errors import ClaryError
+from clary.domain.errors import ClaryError, NotFound
 from clary.domain.fleet_name import TRANSFORM_JOB
 from clary.domain.prices import PriceBook
 from clary.domain.transform_job import CLEARED
@@ -44,6 +46,7 @@ class Administration:
         metering: Metering,
         images: RecipeEnvironments,
         transforms: TransformController,
+        multi_models: MultiModels,
         now: Callable[[], datetime],
     ) -> None:
         self._layout = layout
@@ -53,6 +56,7 @@ class Administration:
         self._metering = metering
         self._images = images
         self._transforms = transforms
+        self._multi_models = multi_models
         self._now = now
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +73,8 @@ class Administration:
                     return await self._notes()
                 case "jobs":
                     return {"jobs": await self._jobs(bool(request.get("running")), int(request.get("last", 0)))}
+                case "fetch_model":
+                    return await self._fetch_model(str(request["fleet"]), str(request["target"]))
                 case "explain":
                     return {"lines": await asyncio.to_thread(self._images.explain, str(request["image"]))}
                 case "pull":
@@ -78,6 +84,12 @@ class Administration:
                     raise ValueError(f"unknown op {other!r}")
         except ClaryError as error:
             raise ValueError(str(error)) from error
+
+    async def _fetch_model(self, fleet: str, target: str) -> dict[str, Any]:
+        try:
+            return await self._multi_models.fetch(fleet, target)
+        except NotFound as error:
+            return {"missing": str(error)}
 
     async def _costs(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._metering.look()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from importlib.resources import files
@@ -14,23 +15,30 @@ import uv
 
 from clary.control.administration import Administration
 from clary.controllers.artifacts import Artifacts
+from clary.controllers.async_metrics import AsyncMetrics, Queue
+from clary.controllers.asynchronous import AsyncController
+from clary.controllers.capture import CaptureDelivery
+from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
 from clary.controllers.gc import GarbageCollector
 from clary.controllers.log_tail import LogTail
 from clary.controllers.metering import Metering
+from clary.controllers.multimodel import MultiModels
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Publisher, measure_host
 from clary.controllers.transform_objects import TransformObjects
 from clary.controllers.transforms import TransformController
 from clary.domain import prices
 from clary.domain.errors import NotFound
+from clary.domain.topics import networks
 from clary.gateway.app import Gateway
 from clary.gateway.authentication import Authentication
 from clary.gateway.hold import EndpointHold
 from clary.images.recipes import ImagesMode
 from clary.paths import Layout
 from clary.runtimes.process import ProcessRuntime
+from clary.services.autoscaling import Autoscaling
 from clary.services.base import Service
 from clary.services.cloudwatch import CloudWatch
 from clary.services.identity.iam import Iam
@@ -38,19 +46,25 @@ from clary.services.identity.sts import Sts
 from clary.services.logs import Logs
 from clary.services.s3.service import S3
 from clary.services.sagemaker.endpoint_configs import EndpointConfigs
-from clary.services.sagemaker.endpoints import Endpoints
+from clary.services.sagemaker.endpoints import Endpoints, observed_of
 from clary.services.sagemaker.models import Models
 from clary.services.sagemaker.service import SageMaker
 from clary.services.sagemaker.tags import Tags
 from clary.services.sagemaker.transform_jobs import TransformJobs
+from clary.services.sagemaker_runtime import SageMakerRuntime
+from clary.services.sns import Sns
+from clary.services.sqs import Sqs
 from clary.settings import Settings, inherited
 from clary.store import schema
 from clary.store.database import Database
 from clary.store.identities import Identities
+from clary.store.invocations import Backlog, Invocations
 from clary.store.logs import LogStore
 from clary.store.migrate import ensure_schema
 from clary.store.objects import ObjectStore
+from clary.store.queues import Queues
 from clary.store.resources import Resources
+from clary.store.topics import Topics
 
 
 class Control:
@@ -58,9 +72,12 @@ class Control:
 
     def __init__(self, layout: Layout, settings: Settings, now: Callable[[], datetime]) -> None:
         self.settings = settings
+        self._now = now
         self.prices = prices.parse(json.loads(files("clary.data").joinpath("prices.json").read_text()))
         self.database = Database(f"sqlite:///{layout.database}")
-        ensure_schema(self.database.engine, "control", needed=schema.SCHEMA, file=layout.database, now=now())
+        ensure_schema(
+            self.database.engine, "control", schema.metadata, needed=schema.SCHEMA, file=layout.database, now=now()
+        )
         self.resources = Resources(self.database, now)
         self.objects = ObjectStore(layout.objects, now=now)
         self.runtime = ProcessRuntime(layout.supervisor_socket, self._fleet_changed)
@@ -95,6 +112,24 @@ class Control:
             now,
             {name: value for name, value in inherited().items() if name == "CLARY_FAILPOINT"},
         )
+        self.queues = Queues(self.database, now, settings.queue_messages_limit)
+        base_url = f"http://{settings.host}:{settings.port}"
+        self.topics = Topics(self.database, self.resources, self.queues, base_url, now)
+        self.deliveries = Deliveries(self.topics, self.resources, networks(settings.webhook_networks), now)
+        self.invocations = Invocations(self.database, settings.async_queue_limit, self._queued)
+        self.async_metrics = AsyncMetrics(self.database, self._queues, now)
+        self.asynchronous = AsyncController(
+            layout,
+            self.resources,
+            self.invocations,
+            self.objects,
+            self.publisher,
+            self.async_metrics,
+            self.topics.publish,
+            now,
+            settings.async_concurrency,
+        )
+        self.capture = CaptureDelivery(layout.capture, self.objects)
         self.garbage = GarbageCollector(layout, self.resources)
         self.metering = Metering(layout, self.database, self.prices, settings.account, self._workers)
         log_store = LogStore(layout.logs / "groups")
@@ -102,14 +137,21 @@ class Control:
         sagemaker = SageMaker(
             Models(self.resources, ObjectPresence(self.objects)),
             EndpointConfigs(self.resources, self.prices),
-            Endpoints(self.resources, now),
+            Endpoints(self.resources, now, self._instances),
             TransformJobs(self.resources, self.prices, now),
             Tags(self.resources),
         )
         self.identities = Identities(layout.identities, layout.identity_snapshot, settings.account, now)
         self.s3 = S3(self.objects, settings.account, now)
+        runtime = SageMakerRuntime(
+            self.resources, self.invocations, now, lambda: _disk_full(layout.data, settings.disk_reserve_mib)
+        )
         rooms: list[Service] = [
             sagemaker,
+            runtime,
+            Autoscaling(self.resources),
+            Sqs(self.resources, self.queues),
+            Sns(self.resources, self.topics, now),
             Sts(self.identities, settings.account),
             Iam(self.identities, settings.account, now),
             self.s3,
@@ -119,10 +161,22 @@ class Control:
         services = {room.name: room for room in rooms}
         authentication = Authentication(self.identities, settings.auth, settings.account, now)
         self.administration = Administration(
-            layout, self.database, self.resources, self.prices, self.metering, images, self.transforms, now
+            layout,
+            self.database,
+            self.resources,
+            self.prices,
+            self.metering,
+            images,
+            self.transforms,
+            MultiModels(self.resources, artifacts, self.objects, self.runtime, settings.account),
+            now,
         )
         self.gateway = Gateway(
-            services, authentication, settings.account, EndpointHold(self.resources, settings.hold_s)
+            services,
+            authentication,
+            settings.account,
+            EndpointHold(self.resources, settings.hold_s),
+            runtime.at_the_door,
         )
 
     def _fleet_changed(self, fleet: str) -> None:
@@ -133,6 +187,35 @@ class Control:
 
     def _workers(self) -> Iterable[Mapping[str, Any]]:
         return list(self.runtime.workers.values())
+
+    def _queued(self, endpoint_uid: int) -> None:
+        self.asynchronous.queued(endpoint_uid)
+
+    def _instances(self, fleet: str) -> int:
+        """How many instances of a fleet run."""
+        return len({worker["instance"] for worker in self._workers() if worker["fleet"] == fleet})
+
+    async def _queues(self) -> list[Queue]:
+        """The queues of all asynchronous endpoints in service."""
+        backlogs = await self.invocations.backlogs()
+        now_us = round(self._now().timestamp() * 1_000_000)
+        found = []
+        for record, _ in await self.resources.all_with_tags("endpoint"):
+            serving = observed_of(record).serving
+            if serving is None or serving.asynchronous is None:
+                continue
+            backlog = backlogs.get(record.uid, Backlog(0, now_us))
+            fleets = [serving.fleet(record.place.region, record.name, variant.name) for variant in serving.variants]
+            found.append(
+                Queue(
+                    record.place,
+                    record.name,
+                    backlog.count,
+                    max(0.0, (now_us - backlog.oldest_us) / 1e6),
+                    sum(self._instances(fleet) for fleet in fleets),
+                )
+            )
+        return found
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the gateway until it is cancelled."""
@@ -145,6 +228,11 @@ class Control:
             tasks.create_task(self.endpoints.watch())
             tasks.create_task(self.transforms.loop.run())
             tasks.create_task(self.transforms.watch())
+            tasks.create_task(self.deliveries.run())
+            tasks.create_task(self.asynchronous.loop.run())
+            tasks.create_task(self.asynchronous.watch())
+            tasks.create_task(self.async_metrics.run())
+            tasks.create_task(self.capture.run())
             tasks.create_task(self.garbage.run())
             tasks.create_task(self.metering.run())
             tasks.create_task(self.log_tail.run())
@@ -155,9 +243,18 @@ class Control:
             await self.runtime.connected()
 
     def close(self) -> None:
+        self.asynchronous.close()
         self.s3.close()
         self.objects.close()
         self.database.close()
+
+
+def _disk_full(folder: Path, reserve_mib: int) -> str:
+    """Why nothing more may be queued; "" while there is room."""
+    free_mib = shutil.disk_usage(folder).free >> 20
+    if free_mib >= reserve_mib:
+        return ""
+    return f"{free_mib} MiB are free on the disk, {reserve_mib} are kept (setting disk_reserve_mib)"
 
 
 class ObjectPresence:

@@ -64,6 +64,13 @@ class Artifacts:
                     await self._on_thread(self._copy, place.bucket, {place.key: place.key.rpartition("/")[2]}, folder)
         return folder, info.etag
 
+    def own_folder(self, number: int, variant: str) -> Path:
+        """A deployment's folder for models that come later; empty at first."""
+        folder = self._folder / f"multi-{number}-{variant}"
+        folder.mkdir(mode=0o755, exist_ok=True)
+        folder.chmod(0o755)
+        return folder
+
     async def _fetch_prefix(self, source: DataSource, bucket: str, prefix: str) -> tuple[Path, str]:
         listed = await self._on_thread(self._list, bucket, prefix)
         if not listed:

@@ -112,7 +112,7 @@ class Preparation:
         try:
             for variant in deployment.variants:
                 variant_name = variant.name
-                prepared = await self._variant(endpoint, variant, job)
+                prepared = await self._variant(endpoint, deployment.number, variant, job)
                 failpoint("preparation.after_uid")
                 folder = self._snapshots / f"{deployment.number}-{variant.name}"
                 _own_folder(folder, prepared.uid)
@@ -126,7 +126,7 @@ class Preparation:
             job.done = True
             wake(endpoint.record.uid)
 
-    async def _variant(self, endpoint: Endpoint, variant: Variant, job: _Job) -> Prepared:
+    async def _variant(self, endpoint: Endpoint, number: int, variant: Variant, job: _Job) -> Prepared:
         container = variant.container
 
         def progress(text: str) -> None:
@@ -136,9 +136,12 @@ class Preparation:
             raise Unsupported(
                 f"a model without model data (image {container.image})", "give ModelDataUrl or ModelDataSource"
             )
-        progress("fetching model data")
-        model_dir, etag = await self._artifacts.fetch(container.data, variant.volume_gib)
-        etags = {container.data.uri: etag}
+        if container.multi_model:
+            model_dir, etags = self._artifacts.own_folder(number, variant.name), {}
+        else:
+            progress("fetching model data")
+            model_dir, etag = await self._artifacts.fetch(container.data, variant.volume_gib)
+            etags = {container.data.uri: etag}
         additional = {}
         for source in container.additional_data:
             folder, etags[source.uri] = await self._artifacts.fetch(source, variant.volume_gib)

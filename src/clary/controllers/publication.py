@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clary import tables
+from clary.domain.asynchronous import ASYNC_MAX_BYTES, AsyncConfig, most_processes, worker_concurrency
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
 from clary.domain.fleet_name import TRANSFORM_JOB, transform_fleet
 from clary.domain.isolation import zygote_environ, zygote_key
@@ -103,8 +104,14 @@ class Publisher:
         self._done = 0
         self._generation = 0
 
-    def share(self, variant: Variant) -> Share:
+    def share(self, variant: Variant, asynchronous: AsyncConfig | None = None) -> Share:
         """What one instance (or serverless slot) of a variant gets on this host."""
+        share = self._share(variant)
+        if asynchronous is None:
+            return share
+        return replace(share, processes=most_processes(asynchronous, share.processes))
+
+    def _share(self, variant: Variant) -> Share:
         if variant.serverless is not None:
             return fit_serverless(variant.serverless.memory_mib, self._host())
         processes = variant.container.environment.get("SAGEMAKER_MODEL_SERVER_WORKERS", "")
@@ -118,9 +125,20 @@ class Publisher:
         if in_service and rolling_out(endpoint.desired, endpoint.observed):
             in_service = False  # new counts have to be proven like a new fleet
         return {
-            variant.name: size(variant, endpoint.desired, self.share(variant).processes, in_service)
+            variant.name: size(
+                variant, endpoint.desired, self.share(variant, deployment.asynchronous).processes, in_service
+            )
             for variant in deployment.variants
         }
+
+    def async_slots(self, endpoint: Endpoint, deployment: Deployment) -> int:
+        """Asynchronous invocations that a deployment can work on at once, when all its instances are up."""
+        if deployment.asynchronous is None:
+            return 0
+        return sum(
+            max(1, wanted.max) * worker_concurrency(deployment.asynchronous, wanted.processes)
+            for wanted in self.sizes(endpoint, deployment).values()
+        )
 
     async def publish(self) -> None:
         """Returns when supervisor and proxy have taken tables that hold everything committed before the call.
@@ -182,26 +200,31 @@ class Publisher:
                     if prepared is None:
                         continue
                     name = deployment.fleet(endpoint.record.place.region, endpoint.record.name, variant.name)
-                    fleets[name] = self._fleet(endpoint.record, variant, prepared, sizes[variant.name])
+                    share = self.share(variant, deployment.asynchronous)
+                    fleets[name] = self._fleet(endpoint.record, variant, share, prepared, sizes[variant.name])
+                    if deployment.asynchronous is not None:
+                        fleets[name]["worker"]["max_payload_bytes"] = ASYNC_MAX_BYTES
                     _add_zygote(zygotes, fleets[name], prepared, variant)
         for job in jobs:
             prepared = job.observed.prepared
             if prepared is not None and runs(job.desired, job.observed):
                 variant = job.desired.variant
                 full = variant.instance_count * self.share(variant).processes
-                fleet = self._fleet(job.record, variant, prepared, FleetSize(full, full, full))
+                fleet = self._fleet(job.record, variant, self.share(variant), prepared, FleetSize(full, full, full))
                 fleet["worker"] |= {"transform": True, "max_payload_bytes": max_body_bytes(job.desired.handling)}
                 fleet["drain_s"] = JOB_DRAIN_S
                 fleets[job.fleet] = fleet
                 _add_zygote(zygotes, fleet, prepared, variant)
         return {"generation": self._generation, "fleets": fleets, "zygotes": zygotes}
 
-    def _fleet(self, record: Record, variant: Variant, prepared: Prepared, wanted: FleetSize) -> dict[str, Any]:
-        share = self.share(variant)
+    def _fleet(
+        self, record: Record, variant: Variant, share: Share, prepared: Prepared, wanted: FleetSize
+    ) -> dict[str, Any]:
         private_root = bool(self._runtime.isolation.get("private_root"))
-        model_dir = "/opt/ml/model" if private_root else prepared.model_dir
+        seen_at = "/opt/ml/models" if variant.container.multi_model else "/opt/ml/model"
+        model_dir = seen_at if private_root else prepared.model_dir
         code_dir = ("/opt/ml/code" if private_root else prepared.code_dir) if prepared.code_dir else ""
-        binds = [[prepared.model_dir, "/opt/ml/model", "ro"]]
+        binds = [[prepared.model_dir, seen_at, "ro"]]
         if prepared.code_dir:
             binds.append([prepared.code_dir, "/opt/ml/code", "ro"])
         for channel, folder in prepared.additional_dirs.items():
@@ -236,6 +259,8 @@ class Publisher:
                 "warm_up": wanted.min >= wanted.proof,
                 "private_network": bool(self._runtime.isolation.get("private_network")) and not network,
                 "command": list(prepared.command),
+                "multi_model": variant.container.multi_model,
+                "memory_bytes": share.memory_bytes // share.processes,
             },
             "environ": worker_environment(record, variant, model_dir, code_dir, str(Path(prepared.python).parent)),
             "binds": binds,
@@ -279,10 +304,12 @@ def worker_environment(record: Record, variant: Variant, model_dir: str, code_di
         "AWS_DEFAULT_REGION": region,
         "SAGEMAKER_REGION": region,
         "SM_MODEL_DIR": model_dir,
-        "SAGEMAKER_BASE_DIR": str(Path(model_dir).parent) if model_dir == "/opt/ml/model" else model_dir,
+        "SAGEMAKER_BASE_DIR": str(Path(model_dir).parent) if model_dir.startswith("/opt/ml/model") else model_dir,
         "SAGEMAKER_BIND_TO_PORT": "8080",
         **variant.container.environment,
     }
+    if variant.container.multi_model:
+        environment["SAGEMAKER_MULTI_MODEL"] = "true"
     if code_dir:
         environment["SAGEMAKER_SUBMIT_DIRECTORY"] = code_dir
     return environment

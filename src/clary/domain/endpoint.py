@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from clary.domain.asynchronous import AsyncConfig, Bounds
+from clary.domain.capture import Capture
 from clary.domain.routing import RoutingStrategy
 
 
@@ -46,6 +48,8 @@ class Container:
     additional_data: tuple[DataSource, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     hostname: str = ""
+    multi_model: bool = False  # `data` is the prefix below which its models lie
+    cache_models: bool = True  # MultiModelConfig.ModelCacheSetting
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Deployment:
     config_name: str
     variants: tuple[Variant, ...]
     asked_at: str = ""  # ISO 8601
+    asynchronous: AsyncConfig | None = None
+    capture: Capture | None = None
 
     def fleet(self, region: str, endpoint: str, variant: str) -> str:
         return f"{region}/{endpoint}/{variant}/{self.number}"
@@ -98,6 +104,7 @@ class Desired:
     deployment_config: dict[str, object] = field(default_factory=dict)  # LastDeploymentConfig
     keep_alive_s: float | None = None  # tag clary:keep-alive-s; None: adaptive
     scale_to_zero: bool = False  # tag clary:scale-to-zero on real-time variants
+    scaling: dict[str, Bounds] = field(default_factory=dict)  # by variant: scalable targets
 
 
 @dataclass(frozen=True, slots=True)

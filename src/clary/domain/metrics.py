@@ -195,6 +195,27 @@ def of_growth(growth: Mapping[int, int], instances: int) -> dict[str, tuple[str,
     if cold_starts:
         # The proxy keeps the sum only: within one look, every cold start counts as the mean.
         made["ModelSetupTime"] = ("Microseconds", constant(growth.get(INDEX["setup_us"], 0) / cold_starts, cold_starts))
+    return made | _multi_model(growth)
+
+
+# Of multi-model endpoints: metric -> (what was counted, what its times came to); within one look each is the mean.
+MODEL_TIMES = {
+    "ModelLoadingWaitTime": ("model_misses", "model_wait_us"),
+    "ModelDownloadingTime": ("model_loads", "model_fetch_us"),
+    "ModelLoadingTime": ("model_loads", "model_load_us"),
+    "ModelUnloadingTime": ("model_unloads", "model_unload_us"),
+}
+
+
+def _multi_model(growth: Mapping[int, int]) -> dict[str, tuple[str, Sample]]:
+    made: dict[str, tuple[str, Sample]] = {}
+    hits, misses = growth.get(INDEX["model_hits"], 0), growth.get(INDEX["model_misses"], 0)
+    if hits + misses:
+        made["ModelCacheHit"] = ("None", _ones(hits, hits + misses))
+    for metric, (counted, total) in MODEL_TIMES.items():
+        count = growth.get(INDEX[counted], 0)
+        if count:
+            made[metric] = ("Microseconds", constant(growth.get(INDEX[total], 0) / count, count))
     return made
 
 

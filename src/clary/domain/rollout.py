@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from clary.domain.asynchronous import worker_concurrency
 from clary.domain.endpoint import Deployment, Desired, Observed, Variant
 from clary.domain.fleet_name import TRANSFORM_VARIANT
 from clary.domain.routing import EndpointRoute, KeepAlive, VariantRoute
@@ -26,6 +27,7 @@ class FleetSize:
     min: int
     max: int
     proof: int
+    processes: int = 1  # of one instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class Verdict(StrEnum):
 
 def sleeps(variant: Variant, desired: Desired) -> bool:
     """Whether the variant may go to zero workers when idle."""
-    return variant.serverless is not None or desired.scale_to_zero
+    bounds = desired.scaling.get(variant.name)
+    return variant.serverless is not None or desired.scale_to_zero or (bounds is not None and bounds.min < bounds.max)
 
 
 def size(variant: Variant, desired: Desired, processes: int, in_service: bool) -> FleetSize:
@@ -56,9 +59,13 @@ def size(variant: Variant, desired: Desired, processes: int, in_service: bool) -
         proof = max(1, variant.serverless.provisioned_concurrency)
         resting = variant.serverless.provisioned_concurrency
         return FleetSize(resting if in_service else proof, variant.serverless.max_concurrency, proof)
+    bounds = desired.scaling.get(variant.name)
+    if bounds is not None:  # a fleet is proven with at least one instance, whatever it may shrink to
+        proof = max(1, min(variant.instance_count, bounds.max)) * processes
+        return FleetSize(bounds.min * processes if in_service else proof, bounds.max * processes, proof, processes)
     full = variant.instance_count * processes
     resting = 0 if desired.scale_to_zero and in_service else full
-    return FleetSize(resting, full, full)
+    return FleetSize(resting, full, full, processes)
 
 
 def running(desired: Desired, observed: Observed) -> list[Deployment]:
@@ -106,6 +113,7 @@ def route(
         variants=tuple(
             _variant_route(region, name, desired, deployment, v, sizes[v.name]) for v in deployment.variants
         ),
+        asynchronous=deployment.asynchronous is not None,
     )
 
 
@@ -114,19 +122,25 @@ def _variant_route(
 ) -> VariantRoute:
     serverless = variant.serverless is not None
     limit = SERVERLESS_MAX_BYTES if serverless else REAL_TIME_MAX_BYTES
+    concurrency = 1 if serverless else 256
+    if deployment.asynchronous is not None:
+        concurrency = worker_concurrency(deployment.asynchronous, wanted.processes)
     return VariantRoute(
         name=variant.name,
         fleet=deployment.fleet(region, endpoint, variant.name),
         weight=variant.weight,
         serverless=serverless,
         max_concurrency=variant.serverless.max_concurrency if variant.serverless else 0,
-        worker_concurrency=1 if serverless else 256,
+        worker_concurrency=concurrency,
         min_workers=wanted.min,
         max_workers=max(wanted.max, 1),
         strategy=variant.strategy,
         keep_alive=KeepAlive(fixed_s=desired.keep_alive_s) if sleeps(variant, desired) else None,
         max_request_bytes=limit,
         max_response_bytes=limit,
+        capture=deployment.capture,
+        multi_model=variant.container.multi_model,
+        cache_models=variant.container.cache_models,
     )
 
 

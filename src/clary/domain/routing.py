@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from clary.domain.capture import Capture
+
 
 class RoutingStrategy(StrEnum):
     """How a variant spreads its requests over its workers (RoutingConfig)."""
@@ -46,6 +48,9 @@ class VariantRoute:
     queue_timeout_s: float = 60.0
     max_request_bytes: int = 25 * 1024 * 1024
     max_response_bytes: int = 25 * 1024 * 1024
+    capture: Capture | None = None
+    multi_model: bool = False
+    cache_models: bool = True  # of a multi-model variant: False unloads a model after each call
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ def parse_table(body: Mapping[str, Any]) -> RouteTable:
                     **variant,
                     "strategy": RoutingStrategy(variant["strategy"]),
                     "keep_alive": KeepAlive(**variant["keep_alive"]) if variant["keep_alive"] is not None else None,
+                    "capture": _capture(variant.get("capture")),
                 }
             )
             for variant in entry["variants"]
@@ -90,6 +96,13 @@ def parse_table(body: Mapping[str, Any]) -> RouteTable:
         route = EndpointRoute(**{**entry, "variants": variants})
         endpoints[route.region, route.name] = route
     return RouteTable(generation=body.get("generation", 0), endpoints=endpoints)
+
+
+def _capture(entry: Mapping[str, Any] | None) -> Capture | None:
+    if entry is None:
+        return None
+    types = {name: tuple(entry[name]) for name in ("csv_types", "json_types")}
+    return Capture(**{**entry, **types})
 
 
 def choose(variants: Sequence[VariantRoute], u: float) -> VariantRoute | None:

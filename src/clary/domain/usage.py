@@ -30,6 +30,14 @@ COUNTERS = (
     "clients_gone",
     "queue_timeouts",
     "no_capacity",
+    "model_hits",  # multi-model: calls whose model was loaded
+    "model_misses",
+    "model_loads",
+    "model_load_us",
+    "model_fetch_us",  # from the object store, unpacked
+    "model_wait_us",  # of calls, for their model's load
+    "model_unloads",
+    "model_unload_us",
 )
 SCALARS = 32
 BUCKETS = 224  # of each histogram: 8 a power of two, up to 2**30 us

@@ -50,12 +50,19 @@ class Gateway:
     """The ASGI application."""
 
     def __init__(
-        self, services: Mapping[str, Service], authentication: Authentication, account: str, hold: Hold
+        self,
+        services: Mapping[str, Service],
+        authentication: Authentication,
+        account: str,
+        hold: Hold,
+        at_the_door: Callable[[Request], None] = lambda head: None,
     ) -> None:
+        """`at_the_door` may refuse (WireError) by a request's head, before anything of its body is read."""
         self._services = services
         self._authentication = authentication
         self._account = account
         self._hold = hold
+        self._at_the_door = at_the_door
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -104,10 +111,11 @@ class Gateway:
         request = head
         # Whether a body streams is told by the route, and for all but S3 a route may need the body (query protocol).
         if signing_name not in (None, "s3"):
+            self._at_the_door(head)
             request = _with_body(head, await read_whole(receive))
         call = route(request, signing_name)
         signing = call.operation.service.signing_name
-        if call.operation.has_streaming_input:
+        if call.operation.has_streaming_input and request is head:
             authenticated = self._authentication.check(request, signing)
             return call, request, authenticated, _stream(request, authenticated, receive)
         if request is head:
@@ -143,6 +151,7 @@ class Gateway:
             caller=authenticated.caller,
             request_id=request_id,
             token=request.header("amz-sdk-invocation-id") or "",
+            base_url=f"http://{request.header('host') or 'localhost'}",
             authorize=authenticated.authorize,
         )
         try:

@@ -15,8 +15,10 @@ import uvloop
 from clary import line_socket
 from clary.lifeline import hold
 from clary.paths import Layout
+from clary.proxy import leases
 from clary.proxy.administration import Administration
 from clary.proxy.authentication import Authenticator
+from clary.proxy.capture import CaptureSpool
 from clary.proxy.dispatch import Dispatcher
 from clary.proxy.meter import Meter
 from clary.proxy.relay import RelayPool
@@ -36,10 +38,13 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
         layout.identity_snapshot, settings["account"], settings["auth"], is_loopback(settings["host"])
     )
     host_names = frozenset(name for name in settings["host_names"].split(",") if name)
-    dispatcher = Dispatcher(settings["account"], layout.route_table, meter, layout.supervisor_socket)
+    spool = CaptureSpool(layout.capture, settings["disk_reserve_mib"] << 20)
+    spool.recover()
+    dispatcher = Dispatcher(settings["account"], layout, meter, spool)
     dispatcher.reload()
     door = FrontDoor(dispatcher, RelayPool(layout.gateway_socket), authenticator, host_names, meter.receipts)
     administration = await line_socket.listen(layout.proxy_socket, Administration(dispatcher, authenticator).answer)
+    slots = await leases.listen(layout.lease_socket, dispatcher)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     async with asyncio.TaskGroup() as tasks:
@@ -65,8 +70,10 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
         for task in background:
             task.cancel()
     administration.close()
+    slots.close()
     for connection in list(door.connections):
         connection.close()
+    spool.stop()
     meter.flush()
 
 

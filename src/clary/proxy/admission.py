@@ -17,6 +17,7 @@ from clary.proxy.meter import Slot
 
 if TYPE_CHECKING:
     from clary.proxy.forward import Exchange, Upstream
+    from clary.proxy.multimodel import Model
 
 
 class Worker:
@@ -31,6 +32,8 @@ class Worker:
         "idle_since_s",
         "keeps_open",
         "misses",
+        "model_bytes",
+        "models",
         "outstanding",
         "proven_alive_s",
         "routable",
@@ -54,6 +57,8 @@ class Worker:
         self.routable = True
         self.suspect = False  # it dropped a request unread: probably dying, and the news of it is under way
         self.closed = False
+        self.models = 0  # multi-model: how many it holds, and their bytes
+        self.model_bytes = 0
 
 
 class Pool:
@@ -75,6 +80,7 @@ class Pool:
         self.asked_at_s = 0.0
         self.gaps_s: deque[float] = deque(maxlen=GAPS_REMEMBERED)
         self.last_arrival_s = 0.0
+        self.models: dict[str, Model] = {}  # multi-model: by target, what is held or being loaded
         self.parked = False  # workers go as soon as they are idle, until the next request comes
 
     @property

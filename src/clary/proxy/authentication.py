@@ -76,6 +76,7 @@ class Authenticator:
         self._loopback = loopback
         self._stamp: tuple[int, int] = (0, 0)
         self._snapshot = Snapshot({})
+        self._anybody = Caller("", DEFAULT_REGION, "", True, ())
         self.refresh()
 
     def refresh(self) -> bool:
@@ -100,6 +101,8 @@ class Authenticator:
         return self._check(method, target, headers, body) if isinstance(found, Refusal) and self.refresh() else found
 
     def _check(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> Caller | Refusal:
+        if not self.required and not self._names_region(target, headers):
+            return self._anybody
         request = Request(method.decode("latin-1"), target, tuple(headers), body)
         if not self.required:
             scope = scope_of(request)
@@ -118,17 +121,21 @@ class Authenticator:
             return Refusal(error.code, error.status, error.message)
         return self._snapshot.caller(verdict.access_key_id, verdict.region)
 
-    def authorize(self, caller: Caller, region: str, endpoint: str, context: Mapping[str, Any]) -> Refusal | None:
-        """None when `caller` may invoke `endpoint`."""
+    def _names_region(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Whether a request that nobody checks may carry a signature's scope all the same."""
+        return b"?" in target or any(name == b"authorization" for name, _ in headers)
+
+    def authorize(self, caller: Caller, region: str, endpoint: str, action: str) -> Refusal | None:
+        """None when `caller` may invoke `endpoint` in the way that `action` names."""
         if caller.administrator:
             return None
         arn = f"arn:{partition(region)}:sagemaker:{region}:{self._account}:endpoint/{endpoint.lower()}"
-        if evaluate(caller.policies, "sagemaker:InvokeEndpoint", arn, context) is Decision.ALLOW:
+        if evaluate(caller.policies, action, arn, {}) is Decision.ALLOW:
             return None
         if self.refresh() and self._snapshot.find(caller.access_key_id) is not None:
-            return self.authorize(self._snapshot.caller(caller.access_key_id, caller.region), region, endpoint, context)
+            return self.authorize(self._snapshot.caller(caller.access_key_id, caller.region), region, endpoint, action)
         return Refusal(
             "AccessDeniedException",
             403,
-            f"User: {caller.arn} is not authorized to perform: sagemaker:InvokeEndpoint on resource: {arn}",
+            f"User: {caller.arn} is not authorized to perform: {action} on resource: {arn}",
         )

@@ -7,22 +7,29 @@ All state is touched from the event loop only.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from pathlib import Path
+import time
+from datetime import UTC, datetime
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clary import tables
 from clary.domain.routing import EndpointRoute, RouteTable, VariantRoute, choose, parse_table, target
+from clary.paths import Layout
 from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import Refusal
+from clary.proxy.capture import Call, CaptureSpool
 from clary.proxy.fleets import Event, Fleets
 from clary.proxy.forward import Exchange, Upstream, model_error, readable
 from clary.proxy.health import Health
 from clary.proxy.meter import Answered, Meter
+from clary.proxy.multimodel import MultiModels
+from clary.wire.eventstream import exception_frame
 
 if TYPE_CHECKING:
+    from clary.proxy.leases import Lease
     from clary.proxy.server import FrontConnection
 
 TICK_S = 0.25  # deadlines are kept to this grain
@@ -30,24 +37,49 @@ SUSPECT_S = 0.25  # by then the supervisor has told of a worker that died
 ASK_AGAIN_S = 1.0  # an `ensure` that brought no event is repeated
 START_FAILURES = 2  # starts of a sleeping variant that may fail before those who wait are told
 HUNG_GRACE_S = 5.0
+STREAM_LIMIT_S = 480.0  # of a whole stream (container contract: 8 min)
+MAX_SESSIONS = 100_000
+DEFAULT_SESSION_S = 1200.0  # of one whose model names no end
+NEW_SESSION = "NEW_SESSION"
 FORWARDED = frozenset((b"content-type", b"accept"))
 CONTAINER = "primary"
+
+
+class Session(NamedTuple):
+    """One that a model has opened. `expires_s`: wall clock."""
+
+    worker: str
+    expires_s: float
+
+
+class Wish(NamedTuple):
+    """What an invocation asks for besides a prediction."""
+
+    target: str = ""  # of a multi-model endpoint; the request's head then comes without its first line
+    stream: bool = False  # InvokeEndpointWithResponseStream
+    session: str = ""
+
+
+PLAIN = Wish()
 
 
 class Dispatcher:
     """See the module."""
 
-    def __init__(self, account: str, route_table: Path, meter: Meter, supervisor_socket: Path) -> None:
+    def __init__(self, account: str, layout: Layout, meter: Meter, spool: CaptureSpool) -> None:
         self._account = account
-        self._route_table = route_table
+        self._route_table = layout.route_table
         self._meter = meter
+        self._spool = spool
         self.table = RouteTable()
         self.body_limits: dict[bytes, int] = {}  # by endpoint name, the largest over regions and variants
         self.pools: dict[str, Pool] = {}
         self._workers: dict[str, Pool] = {}  # worker id -> pool, for events
         self.unrouted: dict[str, list[Event]] = {}  # events of fleets that the table does not know yet
-        self.fleets = Fleets(supervisor_socket, self._worker_event, self._worker_snapshot)
+        self.fleets = Fleets(layout.supervisor_socket, self._worker_event, self._worker_snapshot)
         self.health = Health(self)
+        self._sessions: dict[tuple[str, str, str], Session] = {}
+        self.multi_models = MultiModels(self, account, layout.control_socket)
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.table_error = ""
@@ -159,6 +191,8 @@ class Dispatcher:
     def _forget(self, worker_id: str) -> None:
         pool = self._workers.pop(worker_id, None)
         worker = pool.workers.pop(worker_id, None) if pool else None
+        if pool is not None and worker is not None and pool.models:
+            self.multi_models.forget(pool, worker)
         if worker is not None:
             worker.closed = True
             worker.routable = False
@@ -173,7 +207,7 @@ class Dispatcher:
             while pool.waiting:
                 exchange = pool.waiting.popleft()
                 pool.inside -= 1
-                self._answer_refusal(
+                self.refuse_waiting(
                     exchange,
                     model_error(
                         pool.region,
@@ -205,7 +239,13 @@ class Dispatcher:
         return found or answers.validation(f"Every variant of endpoint {endpoint.name} has weight 0.")
 
     def submit(
-        self, client: FrontConnection, route: VariantRoute, head: bytes, body: bytes, arrived_ns: int
+        self,
+        client: FrontConnection,
+        route: VariantRoute,
+        head: bytes,
+        body: bytes,
+        arrived_ns: int,
+        wish: Wish = PLAIN,
     ) -> Exchange | Refusal:
         """Admits one request, or tells why not."""
         pool = self.pools[route.fleet]
@@ -213,15 +253,75 @@ class Dispatcher:
             pool.meter.add("throttles")
             return answers.throttled()
         exchange = Exchange(client, pool, head + body, len(body), arrived_ns)
+        if route.capture is not None:
+            exchange.captured = random.random() < route.capture.sampling
         pool.arrived(self._loop.time())
+        exchange.stream = wish.stream
+        if wish.session and wish.session != NEW_SESSION:
+            return self._admit_to_session(exchange, wish.session) or exchange
+        if wish.target:
+            exchange.parts = exchange.request
+            return self.multi_models.admit(exchange, wish.target) or exchange
         return self._admit(exchange) or exchange
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    def _admit_to_session(self, exchange: Exchange, session: str) -> Refusal | None:
+        """To the worker that opened it, and no other."""
+        pool = exchange.pool
+        held = self._sessions.get((pool.region, pool.endpoint, session))
+        worker = self._session_worker(held)
+        if held is None or worker is None:
+            why = "is not open" if held is None else "has ended with the process that held it"
+            self._sessions.pop((pool.region, pool.endpoint, session), None)
+            return answers.validation(f"Session {session} {why}; open another one with SessionId NEW_SESSION.")
+        exchange.pool = self.pools[worker.fleet]
+        exchange.pool.inside += 1
+        exchange.retried = True  # no other worker knows the session
+        self.send(exchange, worker)
+        return None
+
+    def _session_worker(self, held: Session | None) -> Worker | None:
+        if held is None or held.expires_s <= time.time():
+            return None
+        pool = self._workers.get(held.worker)
+        worker = pool.workers.get(held.worker) if pool is not None else None
+        return worker if worker is not None and worker.routable else None
+
+    def session(self, exchange: Exchange, header: bytes, value: bytes) -> None:
+        """A model has opened or closed one: `ID; Expires=yyyy-mm-ddThh:mm:ssZ`, or `ID`."""
+        text = value.decode("latin-1")
+        name, _, rest = text.partition(";")
+        key = (exchange.pool.region, exchange.pool.endpoint, name.strip())
+        if header.endswith(b"closed-session-id"):
+            self._sessions.pop(key, None)
+        elif exchange.worker is not None:
+            while len(self._sessions) >= MAX_SESSIONS:  # the oldest has to go
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[key] = Session(exchange.worker.id, _expiry_s(rest, time.time()))
+
+    # -- streams ---------------------------------------------------------------------------------
+
+    def stream_begins(self, exchange: Exchange) -> None:
+        """Its head has come: from now on it has the time of a stream."""
+        exchange.deadline_s = self._loop.time() + STREAM_LIMIT_S
+
+    def _break_stream(self, exchange: Exchange, code: str, why: str) -> None:
+        """Its end as an event: the client has the head already, and what came so far."""
+        body = json.dumps({"Message": why, "ErrorCode": code}).encode()
+        piece = exception_frame("ModelStreamError", body)
+        now_ns = perf_counter_ns()
+        model_us = (now_ns - exchange.sent_ns) // 1000
+        exchange.pool.meter.add("model_errors")
+        self._settle(exchange, b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece), 500, model_us, 0)
+        self._release(exchange)
 
     def _admit(self, exchange: Exchange) -> Refusal | None:
         pool = exchange.pool
         worker = pool.pick() if not pool.waiting else None
         if worker is not None:
             pool.inside += 1
-            self._send(exchange, worker)
+            self.send(exchange, worker)
             return None
         if len(pool.waiting) >= pool.route.queue_limit:
             pool.meter.add("no_capacity")
@@ -232,6 +332,7 @@ class Dispatcher:
         now_s = self._loop.time()
         exchange.waited = True
         exchange.queued_until_s = now_s + pool.route.queue_timeout_s
+        exchange.line = pool.waiting
         pool.waiting.append(exchange)
         self.wake(pool)
         self._arm()
@@ -251,9 +352,45 @@ class Dispatcher:
             worker = pool.pick()
             if worker is None:
                 return
-            self._send(pool.waiting.popleft(), worker)
+            self.send(pool.waiting.popleft(), worker)
 
-    def _send(self, exchange: Exchange, worker: Worker) -> None:
+    def lease(self, lease: Lease) -> Refusal | None:
+        """Admits one whose request control itself carries; it is granted now or when a worker has room."""
+        lease.pool.arrived(self._loop.time())
+        return self._admit(lease)
+
+    def returned(self, lease: Lease, answered: Answered, end: str) -> None:
+        """A lease is over; `end` as `leases` tells it."""
+        pool, worker = lease.pool, lease.worker
+        if end != "unused":
+            pool.meter.answered(answered)
+            if answered.status >= 400:
+                pool.meter.add("model_errors")
+        if worker is not None and end == "lost":
+            worker.suspect = True
+            self._loop.call_later(SUSPECT_S, self._trust, pool, worker)
+        elif worker is not None and end == "hung":
+            self._end_hung(worker)
+        elif worker is not None and end != "unused":
+            worker.proven_alive_s = self._loop.time()
+            worker.misses = 0
+        self._release(lease)
+
+    def _grant(self, lease: Lease, worker: Worker) -> None:
+        worker.outstanding += 1
+        lease.worker = worker
+        lease.sent_ns = perf_counter_ns()
+        lease.deadline_s = self._loop.time() + lease.limit_s
+        lease.pool.in_flight[lease] = None
+        if self._timer is None:
+            self._arm()
+        lease.client.granted(worker, lease.pool.route.name)  # type: ignore[attr-defined]
+
+    def send(self, exchange: Exchange, worker: Worker) -> None:
+        """Hands an admitted request to a worker."""
+        if exchange.leased:
+            self._grant(exchange, worker)  # type: ignore[arg-type]
+            return
         worker.outstanding += 1
         exchange.worker = worker
         exchange.deadline_s = self._loop.time() + exchange.pool.route.request_timeout_s
@@ -291,6 +428,8 @@ class Dispatcher:
             worker.outstanding -= 1
             if not worker.outstanding:
                 worker.idle_since_s = self._loop.time()
+            if exchange.model is not None:
+                self.multi_models.released(exchange, worker)
         if pool.waiting:
             self.serve_waiting(pool)
 
@@ -304,9 +443,32 @@ class Dispatcher:
             worker.misses = 0
         self._release(exchange)
 
+    def capture(self, exchange: Exchange, content_type: bytes, body: bytes) -> None:
+        """Keeps a sampled call; a route that has lost its capture meanwhile keeps nothing."""
+        pool = exchange.pool
+        if pool.route.capture is not None:
+            self._spool.take(
+                Call(
+                    pool.route.capture,
+                    self._account,
+                    pool.region,
+                    pool.endpoint,
+                    pool.route.name,
+                    time.time(),
+                    exchange.request,
+                    exchange.body_bytes,
+                    content_type,
+                    body,
+                )
+            )
+
     def model_error(self, exchange: Exchange, status: int, body: bytes, now_ns: int) -> None:
         """The worker's bad answer: 424 to the client, with the model's own status and words."""
-        pool = exchange.pool
+        pool, worker = exchange.pool, exchange.worker
+        if status == 404 and exchange.model is not None and worker is not None and not exchange.retried:
+            self._take_back(exchange)
+            self.multi_models.not_there(exchange, worker)
+            return
         text = readable(body)
         model_us = (now_ns - exchange.sent_ns) // 1000
         refusal = model_error(pool.region, self._account, pool.endpoint, status, text, CONTAINER)
@@ -332,21 +494,32 @@ class Dispatcher:
             self._failed(exchange, 0, "the model's process takes no connections, or closes them unread")
             return
         if untouched and not exchange.head_sent:
-            exchange.retried = True
             pool, worker = exchange.pool, exchange.worker
-            pool.in_flight.pop(exchange, None)
+            self._take_back(exchange)
             if worker is not None:
-                worker.outstanding -= 1
                 worker.suspect = True
                 self._loop.call_later(SUSPECT_S, self._trust, pool, worker)
-            exchange.worker = exchange.upstream = None
             pool.inside -= 1
-            refusal = self._admit(exchange)
+            if exchange.model is None:
+                refusal = self._admit(exchange)
+            else:
+                refusal = self.multi_models.admit(exchange, exchange.model.target)
             if refusal is not None:
                 exchange.done = True
                 exchange.client.refuse(refusal)
             return
         self._failed(exchange, 0, "the model's process ended while it computed the answer")
+
+    def _take_back(self, exchange: Exchange) -> None:
+        """From a worker that did nothing with it; it may be sent once more."""
+        exchange.retried = True
+        worker = exchange.worker
+        exchange.pool.in_flight.pop(exchange, None)
+        if worker is not None:
+            worker.outstanding -= 1
+            if exchange.model is not None:
+                self.multi_models.released(exchange, worker)
+        exchange.worker = exchange.upstream = None
 
     def _trust(self, pool: Pool, worker: Worker) -> None:
         """It has outlived the suspicion: only that connection was lost."""
@@ -355,6 +528,10 @@ class Dispatcher:
 
     def _failed(self, exchange: Exchange, status: int, why: str) -> None:
         pool = exchange.pool
+        if exchange.head_sent and exchange.stream:
+            timed_out = self._loop.time() >= exchange.deadline_s
+            self._break_stream(exchange, "ModelInvocationTimeExceeded" if timed_out else "StreamBroken", why)
+            return
         if exchange.head_sent:
             exchange.client.abort()
         else:
@@ -367,9 +544,12 @@ class Dispatcher:
         pool.meter.answered(Answered(500, model_us, total_us - model_us, exchange.body_bytes, 0, pool.route.serverless))
         self._release(exchange)
 
-    def _answer_refusal(self, exchange: Exchange, refusal: Refusal) -> None:
+    def refuse_waiting(self, exchange: Exchange, refusal: Refusal) -> None:
+        """The answer to one who has waited in vain; who calls has taken it out of its line."""
         exchange.done = True
         exchange.client.refuse(refusal)
+        if exchange.leased:
+            return
         overhead_us = (perf_counter_ns() - exchange.arrived_ns) // 1000
         exchange.pool.meter.answered(Answered(refusal.status, 0, overhead_us, exchange.body_bytes, 0, False))
 
@@ -381,7 +561,7 @@ class Dispatcher:
         if exchange.worker is None:
             exchange.done = True
             exchange.pool.inside -= 1
-            exchange.pool.waiting.remove(exchange)
+            exchange.line.remove(exchange)
             return
         if exchange.upstream is not None:
             exchange.upstream.abandon()
@@ -411,6 +591,8 @@ class Dispatcher:
         for pool in list(self.pools.values()):
             if pool.in_flight:
                 self._expire_in_flight(pool, now_s)
+            if pool.models:
+                self.multi_models.expire(pool, now_s)
             while pool.waiting and now_s >= pool.waiting[0].queued_until_s:
                 self._expire_waiting(pool, pool.waiting.popleft())
             if pool.waiting:
@@ -425,8 +607,13 @@ class Dispatcher:
     def _expire_in_flight(self, pool: Pool, now_s: float) -> None:
         for exchange in list(pool.in_flight):
             if now_s < exchange.deadline_s:
+                if exchange.leased or exchange.stream:
+                    continue  # each has a time of its own
                 return
             worker = exchange.worker
+            if exchange.leased:
+                exchange.client.abort()  # who holds it has forgotten it: the end of the connection returns it
+                continue
             if exchange.upstream is not None:
                 exchange.upstream.abandon()
             text = (
@@ -434,10 +621,14 @@ class Dispatcher:
                 "metrics for each container in Amazon CloudWatch, resolve the issue, and try again."
             )
             self._failed(exchange, 0, text)
-            if worker is not None and worker.routable:
-                # Past its deadline: the process computes for nobody and blocks those behind (rule R4).
-                worker.routable = False
-                self.fleets.stop(worker.id, "Hung", HUNG_GRACE_S)
+            if worker is not None:
+                self._end_hung(worker)
+
+    def _end_hung(self, worker: Worker) -> None:
+        """Past its deadline: the process computes for nobody and blocks those behind (rule R4)."""
+        if worker.routable:
+            worker.routable = False
+            self.fleets.stop(worker.id, "Hung", HUNG_GRACE_S)
 
     def _expire_waiting(self, pool: Pool, exchange: Exchange) -> None:
         pool.inside -= 1
@@ -450,7 +641,7 @@ class Dispatcher:
                 + (f"; the last start failed: {pool.last_failure}" if pool.last_failure else "")
                 + "."
             )
-        self._answer_refusal(exchange, refusal)
+        self.refuse_waiting(exchange, refusal)
 
     def park(self, region: str, name: str) -> int:
         """Lets an endpoint's workers go, each when it is idle; how many were told to at once. A request wakes it."""
@@ -478,7 +669,19 @@ class Dispatcher:
                     "inside": pool.inside,
                     "waiting": len(pool.waiting),
                     "last_failure": pool.last_failure,
+                    "models": {worker.id: worker.models for worker in pool.workers.values() if worker.models},
                 }
                 for fleet, pool in self.pools.items()
             },
         }
+
+
+def _expiry_s(text: str, now_s: float) -> float:
+    """When a session ends, by the rest of its header; what cannot be read counts as not said."""
+    name, _, value = text.strip().partition("=")
+    if name.strip().lower() == "expires":
+        try:
+            return datetime.strptime(value.strip(), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            pass  # as if it were not there
+    return now_s + DEFAULT_SESSION_S

@@ -21,12 +21,15 @@ import httptools
 from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import REASONS, Refusal
+from clary.wire.eventstream import event_frame
 
 if TYPE_CHECKING:
     from clary.proxy.dispatch import Dispatcher
+    from clary.proxy.multimodel import Model
     from clary.proxy.server import FrontConnection
 
 STREAM_OVER_BYTES = 256 * 1024
+EVENT_BYTES = 64 * 1024  # of one PayloadPart at most
 ERROR_TEXT_BYTES = 4096
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
@@ -36,18 +39,25 @@ INTERIM_BYTES = 64  # what a "100 Continue" counts for at least, so that there i
 class Exchange:
     """One admitted request; see the module for its life."""
 
+    leased = False  # True: somebody else's request (see `leases`), which takes its place only
+
     __slots__ = (
         "arrived_ns",
         "body_bytes",
+        "captured",
         "client",
         "deadline_s",
         "done",
         "head_sent",
+        "line",
+        "model",
+        "parts",
         "pool",
         "queued_until_s",
         "request",
         "retried",
         "sent_ns",
+        "stream",
         "upstream",
         "waited",
         "worker",
@@ -68,6 +78,11 @@ class Exchange:
         self.head_sent = False
         self.waited = False
         self.done = False
+        self.captured = False
+        self.stream = False  # the answer leaves as events, each piece as it comes
+        self.line = pool.waiting  # where it waits, when it does
+        self.model: Model | None = None  # multi-model: which, and the request without its first line
+        self.parts = b""
 
 
 class Upstream(asyncio.Protocol):
@@ -88,6 +103,7 @@ class Upstream(asyncio.Protocol):
         self._complete = self._reusable = False
         self._streaming = False
         self._out: list[bytes] = []
+        self._kept: list[bytes] = []  # of a streamed answer that is captured
 
     # -- asyncio ---------------------------------------------------------------------------------
 
@@ -142,6 +158,13 @@ class Upstream(asyncio.Protocol):
         if self._complete:
             raise _Overflow("the worker sent a second answer")
 
+    def on_headers_complete(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.stream and 200 <= self._parser.get_status_code() < 300:
+            self._streaming = exchange.head_sent = True
+            self._out.append(self._answer_head(exchange, 200, None))
+            self._dispatcher.stream_begins(exchange)
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._grow_head(len(name) + len(value))
         self._headers.append((name.lower(), value))
@@ -155,10 +178,19 @@ class Upstream(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         self._body_bytes += len(data)
+        if exchange.stream and self._streaming:
+            for start in range(0, len(data), EVENT_BYTES):
+                piece = event_frame("PayloadPart", data[start : start + EVENT_BYTES])
+                self._out.append(b"%x\r\n%b\r\n" % (len(piece), piece))
+            if exchange.captured and self._body_bytes <= exchange.pool.route.max_response_bytes:
+                self._kept.append(data)
+            return
         if self._body_bytes > exchange.pool.route.max_response_bytes:
             raise _Overflow(f"the answer exceeds {exchange.pool.route.max_response_bytes} bytes")
         if self._streaming:
             self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+            if exchange.captured:
+                self._kept.append(data)
             return
         self._body.append(data)
         if self._body_bytes > STREAM_OVER_BYTES and self._parser.get_status_code() < 300:
@@ -223,15 +255,21 @@ class Upstream(asyncio.Protocol):
         self._out.append(self._answer_head(exchange, self._parser.get_status_code(), None))
         for data in self._body:
             self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+        self._kept = self._body if exchange.captured else []
         self._body = []
 
     def _answer_head(self, exchange: Exchange, status: int, length: int | None) -> bytes:
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"OK"))]
+        if exchange.stream:
+            lines.append(b"Content-Type: application/vnd.amazon.eventstream\r\n")
         for name, value in self._headers:
             if name == b"content-type":
-                lines.append(b"Content-Type: %b\r\n" % value)
-            elif name == b"x-amzn-sagemaker-custom-attributes" and len(value) <= 1024 and _visible(value):
-                lines.append(b"X-Amzn-SageMaker-Custom-Attributes: %b\r\n" % value)
+                prefix = b"X-Amzn-SageMaker-" if exchange.stream else b""
+                lines.append(b"%bContent-Type: %b\r\n" % (prefix, value))
+            elif name in _OF_MODELS and len(value) <= 1024 and _visible(value):
+                lines.append(b"%b: %b\r\n" % (_OF_MODELS[name], value))
+                if name != b"x-amzn-sagemaker-custom-attributes":
+                    self._dispatcher.session(exchange, name, value)
         lines.append(
             b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length,
         )
@@ -257,16 +295,27 @@ class Upstream(asyncio.Protocol):
             data = self._answer_head(exchange, 200, len(body)) + body
         else:
             data = b""
-        self._parser = httptools.HttpResponseParser(self)
+        if exchange.captured and data:
+            kept, self._kept = self._kept if self._streaming else self._body, []
+            kind = next((value for name, value in self._headers if name == b"content-type"), b"")
+            self._dispatcher.capture(exchange, kind, b"".join(kept))
         worker = self._worker
         if self._reusable and worker.keeps_open and not worker.closed and self._transport is not None:
-            worker.idle.append(self)
+            worker.idle.append(self)  # and its parser expects the next answer
         else:
             self.close()
         if data:
             self._dispatcher.answered(exchange, data, now_ns, self._body_bytes)
         else:
             self._dispatcher.model_error(exchange, status, b"".join(self._body)[:ERROR_TEXT_BYTES], now_ns)
+
+
+# What a model may say to the caller besides its body.
+_OF_MODELS = {
+    b"x-amzn-sagemaker-custom-attributes": b"X-Amzn-SageMaker-Custom-Attributes",
+    b"x-amzn-sagemaker-new-session-id": b"X-Amzn-SageMaker-New-Session-Id",
+    b"x-amzn-sagemaker-closed-session-id": b"X-Amzn-SageMaker-Closed-Session-Id",
+}
 
 
 class _Overflow(Exception):

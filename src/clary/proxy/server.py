@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -23,7 +22,7 @@ import httptools
 from clary.proxy import answers
 from clary.proxy.answers import Refusal
 from clary.proxy.authentication import Authenticator
-from clary.proxy.dispatch import FORWARDED, Dispatcher
+from clary.proxy.dispatch import FORWARDED, NEW_SESSION, PLAIN, Dispatcher, Wish
 from clary.proxy.forward import Exchange
 from clary.proxy.meter import Answered, Slot
 from clary.proxy.receipts import Receipts
@@ -42,21 +41,21 @@ TAIL_LOOK_LATE_S = 0.05  # ... of a client that reads slowly
 
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]", "::1"))
+_INVOCATIONS = (b"/invocations", b"/invocations-response-stream")
+_ACTIONS = ("sagemaker:InvokeEndpoint", "sagemaker:InvokeEndpointWithResponseStream")
+_HEAD_TOO_LARGE = "the request's head exceeds 64 KiB or 100 fields"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Members of InvokeEndpoint that need a kind of endpoint which has not been built yet: refused by name, never ignored.
 _NOT_SERVED = {
-    b"x-amzn-sagemaker-target-model": "TargetModel is only allowed for multi-model endpoints",
     b"x-amzn-sagemaker-target-container-hostname": "TargetContainerHostname is only allowed for direct mode endpoints",
     b"x-amzn-sagemaker-inference-component": "InferenceComponentName: the endpoint has no inference components",
-    b"x-amzn-sagemaker-session-id": "SessionId: sessions are not served by this endpoint's container",
     b"x-amzn-sagemaker-enable-explanations": "EnableExplanations: the endpoint has no explainer",
 }
 
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A parsed request: raw target, lower-cased header names in order, and the whole body of an invocation."""
 
     method: bytes
@@ -210,21 +209,21 @@ class FrontConnection(asyncio.Protocol):
 
     def on_url(self, data: bytes) -> None:
         self._target += data
-        self._grow(len(data))
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _Malformed(_HEAD_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-        self._grow(len(name) + len(value))
-
-    def _grow(self, count: int) -> None:
-        self._head_bytes += count
-        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_FIELDS:
-            raise _Malformed("the request's head exceeds 64 KiB or 100 fields")
+        headers = self._headers
+        headers.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES or len(headers) > MAX_FIELDS:
+            raise _Malformed(_HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         self.in_body = True
         length, expects, chunked = self._check_framing()
-        if self._target.startswith(b"/endpoints/") and self._target.partition(b"?")[0].endswith(b"/invocations"):
+        if self._target.startswith(b"/endpoints/") and self._target.partition(b"?")[0].endswith(_INVOCATIONS):
             self._begin_invocation(length, expects)
             return
         self._relay = self._door.relays.open(
@@ -259,8 +258,8 @@ class FrontConnection(asyncio.Protocol):
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             item = Request(self._parser.get_method(), self._target, self._headers, body)
             self._body = []
-        if item is self._current or item in self._behind:
-            return  # a relay that was put in line when its head came
+        if isinstance(item, Relay) and (item is self._current or item in self._behind):
+            return  # it was put in line when its head came
         if self._current is None and not self._behind:
             self._begin(item)
         else:
@@ -382,10 +381,11 @@ class FrontConnection(asyncio.Protocol):
     def _submit(self, request: Request, region: str, identity: Any) -> Exchange | Refusal:
         dispatcher = self._door.dispatcher
         path = request.target.partition(b"?")[0]
-        raw_name = path[len(b"/endpoints/") : -len(b"/invocations")].decode("latin-1")
+        stream = path.endswith(b"-response-stream")
+        raw_name = path[len(b"/endpoints/") : -len(_INVOCATIONS[stream])].decode("latin-1")
         if request.method != b"POST":
             return answers.validation(f"{request.method.decode('latin-1')} is not allowed here; use POST.", 405)
-        name = unquote(raw_name)
+        name = unquote(raw_name) if "%" in raw_name else raw_name
         endpoint = dispatcher.endpoint(region, name)
         if endpoint is None:
             if not _NAME.fullmatch(name):
@@ -393,14 +393,15 @@ class FrontConnection(asyncio.Protocol):
                     f"1 validation error detected: Value '{name[:200]}' at 'endpointName' failed to satisfy "
                     "constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9](-*[a-zA-Z0-9])*"
                 )
-            denied = self._door.authenticator.authorize(identity, region, name, {})
+            denied = self._door.authenticator.authorize(identity, region, name, _ACTIONS[stream])
             return denied or dispatcher.not_found(name)
         if endpoint.asynchronous:
             return answers.validation(f"Endpoint {name} only takes InvokeEndpointAsync.")
         target_variant = None
+        target_model = session = ""
         lines = [b"POST /invocations HTTP/1.1\r\nHost: worker\r\n"]
         for field, value in request.headers:
-            if field in FORWARDED:
+            if field in FORWARDED and not (stream and field == b"accept"):
                 lines.append(b"%b: %b\r\n" % (field, value))
             elif field.startswith(b"x-amzn-sagemaker-"):
                 problem = self._sagemaker_header(field, value)
@@ -408,8 +409,14 @@ class FrontConnection(asyncio.Protocol):
                     return problem
                 if field == b"x-amzn-sagemaker-target-variant":
                     target_variant = value.decode("latin-1")
+                elif field == b"x-amzn-sagemaker-target-model":
+                    target_model = value.decode("latin-1")
+                elif field == b"x-amzn-sagemaker-session-id":
+                    session = value.decode("latin-1")
+                elif stream and field == b"x-amzn-sagemaker-accept":
+                    field = b"accept"
                 lines.append(b"%b: %b\r\n" % (field, value))
-        denied = self._door.authenticator.authorize(identity, region, name, {})
+        denied = self._door.authenticator.authorize(identity, region, name, _ACTIONS[stream])
         if denied is not None:
             return denied
         route = dispatcher.variant(endpoint, target_variant)
@@ -420,7 +427,23 @@ class FrontConnection(asyncio.Protocol):
                 f"The request body exceeds {route.max_request_bytes} bytes (setting max_request_bytes).", 413
             )
         lines.append(b"Content-Length: %d\r\n\r\n" % len(request.body))
-        return dispatcher.submit(self, route, b"".join(lines), request.body, self._arrived_ns)
+        if route.multi_model != bool(target_model):
+            return answers.validation(
+                "TargetModel is only allowed for multi-model endpoints."
+                if target_model
+                else f"Endpoint {name} is a multi-model endpoint: TargetModel names the model, below its prefix."
+            )
+        if stream and (target_model or session == NEW_SESSION):
+            return answers.validation(
+                "A stream cannot open a session; open it by InvokeEndpoint and give its SessionId."
+                if session
+                else "TargetModel is not supported by InvokeEndpointWithResponseStream."
+            )
+        if target_model:
+            del lines[0]  # that of the model comes with its worker
+        head = b"".join(lines)
+        wish = Wish(target_model, stream, session) if target_model or stream or session else PLAIN
+        return dispatcher.submit(self, route, head, request.body, self._arrived_ns, wish)
 
     def _sagemaker_header(self, field: bytes, value: bytes) -> Refusal | None:
         if field in _NOT_SERVED:

@@ -29,6 +29,7 @@ class Context:
     caller: Caller
     request_id: str
     token: str = ""
+    base_url: str = ""  # as the client addressed us, for URLs that go back: "http://127.0.0.1:8787"
     authorize: Callable[[str, str], None] = lambda action, resource: None  # raises AccessDenied
 
 

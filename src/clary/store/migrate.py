@@ -2,7 +2,8 @@
 
 `PRAGMA user_version` carries the number of the newest migration that was applied. When it is the one that the code
 needs, nothing happens and Alembic is not even imported: that import costs a good part of a second, and every start but
-the first after an upgrade can do without. A file from a newer clary is refused rather than guessed at.
+the first after an upgrade can do without; a new file gets the newest tables at once. A file from a newer clary is
+refused rather than guessed at.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, MetaData
 
 from clary.domain.errors import Unsupported
 
@@ -22,8 +23,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 KEPT_COPIES = 5
 
 
-def ensure_schema(engine: Engine, name: str, *, needed: int, file: Path, now: datetime) -> None:
-    """Brings the file to schema number `needed` by the migrations in `migrations/<name>`; nothing when it is there.
+def ensure_schema(engine: Engine, name: str, tables: MetaData, *, needed: int, file: Path, now: datetime) -> None:
+    """Brings the file to schema number `needed`: a new one by making `tables`, another by `migrations/<name>`.
 
     Raises: Unsupported when the file is newer than this clary.
     """
@@ -39,7 +40,10 @@ def ensure_schema(engine: Engine, name: str, *, needed: int, file: Path, now: da
     if found:
         keep_copy(file, now)
     with engine.begin() as connection:
-        _upgrade(connection, name)
+        if found:
+            _upgrade(connection, name)
+        else:
+            _create(connection, tables, needed)
         connection.exec_driver_sql(f"PRAGMA user_version = {needed:d}")
 
 
@@ -57,7 +61,14 @@ def keep_copy(file: Path, now: datetime) -> Path:
     return copy
 
 
-def _upgrade(connection: Connection, name: str) -> None:
+def _create(connection: Connection, tables: MetaData, number: int) -> None:
+    """What all migrations together would make, and Alembic's own mark of it."""
+    tables.create_all(connection, checkfirst=False)
+    connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (f"{number:04d}",))
+
+
+def _upgrade(connection: Connection, name: str, to: str = "head") -> None:
     # Imported here, and only here, for the speed of a start that has nothing to migrate.
     from alembic import command
     from alembic.config import Config
@@ -65,4 +76,4 @@ def _upgrade(connection: Connection, name: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS / name))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, to)

@@ -61,7 +61,9 @@ class ObjectFolder:
         self._write_engine = open_engine(file, durability=durability, readers=0)
         if file.exists():
             quick_check(self._write_engine, file)
-        migrate.ensure_schema(self._write_engine, "objects", needed=t.SCHEMA_VERSION, file=file, now=self._now())
+        migrate.ensure_schema(
+            self._write_engine, "objects", t.SCHEMA, needed=t.SCHEMA_VERSION, file=file, now=self._now()
+        )
         self._read_engine = open_engine(file, durability=durability, readers=READERS)
         self._writer = IndexWriter(self._write_engine, name="objects-index")
         session = self._writer.submit(begin_session)

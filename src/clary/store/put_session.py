@@ -67,10 +67,12 @@ class PutSession(Generic[T]):
         expect_length: int | None = None,
         if_match: str | None = None,
         if_none_match: str | None = None,
+        content_id: str = "",
     ) -> T:
         """Checks every claim, makes the bytes durable, then visible together with their metadata.
 
-        `expect_md5` is the digest, `expect_sha256` lower-case hex (`x-amz-content-sha256`).
+        `expect_md5` is the digest, `expect_sha256` lower-case hex (`x-amz-content-sha256`). A `content_id` (32 hex
+        digits, never used before) lets who may have died after this find out that it was done.
 
         Raises: Invalid (rule IncompleteBody, BadDigest, XAmzContentSHA256Mismatch, InvalidRequest), NotFound,
         PreconditionFailed, StoreFailed.
@@ -89,7 +91,7 @@ class PutSession(Generic[T]):
             self._discard()
             raise
         content = NewContent(
-            content_id=uuid.uuid4().hex,
+            content_id=content_id or uuid.uuid4().hex,
             size_bytes=self.size_bytes,
             etag=self._md5.hexdigest(),
             extents=() if blob_id is None else (Extent(blob_id, 0, self.size_bytes),),

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA = 1
+SCHEMA = 3
 
 metadata = MetaData()
 
@@ -70,6 +70,70 @@ offsets = Table(
     Column("source", String(256), primary_key=True),  # "journal", or "fleet:" and a fleet's name
     Column("position", BigInteger, nullable=False),
     Column("state", Text, nullable=False, server_default=""),
+)
+
+# The queue of asynchronous inference: a row waits, or is being worked on, until its outcome is published and told.
+invocations = Table(
+    "invocations",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("endpoint_uid", Integer, nullable=False),
+    Column("region", String(32), nullable=False),
+    Column("endpoint", String(63), nullable=False),
+    Column("config", Text, nullable=False),  # AsyncConfig
+    Column("inference_id", String(64), nullable=False),
+    Column("input_uri", String(1024), nullable=False),
+    Column("content_type", String(1024), nullable=False),
+    Column("accept", String(1024), nullable=False),
+    Column("custom_attributes", String(1024), nullable=False),
+    Column("output_uri", String(2048), nullable=False),
+    Column("failure_uri", String(2048), nullable=False),
+    Column("received_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Column("timeout_s", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("invocations_by_endpoint", "endpoint_uid", "number"),
+    sqlite_autoincrement=True,
+)
+
+# Messages of SQS queues. A queue is a resource; who receives a message hides it for a while under a new receipt.
+messages = Table(
+    "messages",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False),
+    Column("queue_uid", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("attributes", Text, nullable=False),
+    Column("sender", String(2048), nullable=False),
+    Column("sent_us", BigInteger, nullable=False),
+    Column("visible_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Column("first_received_us", BigInteger, nullable=False),
+    Column("receives", Integer, nullable=False),
+    Column("receipt", String(32), nullable=False),
+    Column("source_arn", String(2048), nullable=False),  # of the queue that it was redriven from
+    Index("messages_by_queue", "queue_uid", "visible_us"),
+    sqlite_autoincrement=True,
+)
+
+# What SNS has yet to deliver, and for a while what it has delivered, so that the same message goes out once.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("message_id", String(36), nullable=False),
+    Column("subscription_uid", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("attributes", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_us", BigInteger, nullable=False),
+    Column("done", Integer, nullable=False),
+    Index("deliveries_by_message", "message_id", "subscription_uid", unique=True),
+    Index("deliveries_by_time", "done", "due_us"),
+    sqlite_autoincrement=True,
 )
 
 ledger = Table(

@@ -35,6 +35,9 @@ from clary.supervisor.zygotes import IMPORT_LIMIT_S, ONE_THREAD, Zygote
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between a worker's death before it was ready and its successor
 CALM_AFTER_S = 60.0  # a failure this long ago counts no more
 SHORT_LIFE_NS = 2_000_000_000  # a worker that dies this soon after it was ready may do so again: backoff, too
+# Where cores are scarce, whoever is asked in person goes first: models compute, and large uploads are hashed, for long.
+PROXY_NICE = -10
+CONTROL_NICE = -5
 FORK_LIMIT_S = 5.0  # a forked child that has not reached its model by then is stuck in a lock it inherited
 HUNG_DRAIN_S = 5.0
 ZYGOTE_LINGER_S = 15.0  # an unused zygote stays this long, for the next endpoint of the same kind
@@ -115,6 +118,7 @@ class Supervisor:
                 environ,
                 {4: listeners["front"].fileno()},
                 self.layout.logs / "proxy.log",
+                PROXY_NICE,
             ),
             Service(
                 "control",
@@ -122,6 +126,7 @@ class Supervisor:
                 environ,
                 {},
                 self.layout.logs / "control.log",
+                CONTROL_NICE,
             ),
         ]
 

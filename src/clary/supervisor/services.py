@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Service:
     environ: Mapping[str, str]
     descriptors: Mapping[int, int]
     log: Path
+    nice: int = 0
     pid: int = 0
     started_mono_s: float = 0.0
     restart_at_mono_s: float | None = 0.0
@@ -36,6 +38,8 @@ class Service:
         life = lifeline()
         try:
             self.pid = processes.start(self.argv, self.environ, {1: log, 2: log, 3: life, **self.descriptors})
+            with suppress(PermissionError):  # an ordinary user's processes are all equal
+                os.setpriority(os.PRIO_PROCESS, self.pid, self.nice)
         finally:
             os.close(log)
             os.close(life)

@@ -16,8 +16,8 @@ from pathlib import Path
 from clary.domain.transform_plan import LOST_ATTEMPTS, Handling, Input, SplitType
 from clary.domain.transform_records import CannotProcess, Processing
 from clary.domain.transform_split import Splitter
-from clary.transform.invocation import Answer, Connection, Lost, Misanswered, TimedOut
 from clary.transform.workers import Worker, Workers
+from clary.worker_connection import Answer, Connection, Lost, Misanswered, TimedOut
 
 PARAMETERS_LIMIT_S = 5.0
 CONNECTIONS_KEPT = 8
@@ -141,8 +141,9 @@ class Asker:
         worker = self._worker()
         connection = self._connection(worker)
         try:
+            sink_of = None if sink is None else lambda _headers: sink
             return connection.request(
-                "POST", "/invocations", self._headers, body, float(self._handling.timeout_s), sink
+                "POST", "/invocations", self._headers, body, float(self._handling.timeout_s), sink_of
             )
         except Lost:
             self._workers.suspect(worker)

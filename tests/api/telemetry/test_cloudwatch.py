@@ -32,7 +32,7 @@ START -= timedelta(minutes=START.minute % 5)
 def database(tmp_path: Path) -> Iterator[Database]:
     file = tmp_path / "clary.db"
     opened = Database(f"sqlite:///{file}")
-    ensure_schema(opened.engine, "control", needed=schema.SCHEMA, file=file, now=now())
+    ensure_schema(opened.engine, "control", schema.metadata, needed=schema.SCHEMA, file=file, now=now())
     yield opened
     opened.close()
 

@@ -36,7 +36,9 @@ LABELS: dict[str, dict[str, Any]] = {
 
 def open_database(layout: Layout) -> Database:
     database = Database(f"sqlite:///{layout.database}")
-    ensure_schema(database.engine, "control", needed=schema.SCHEMA, file=layout.database, now=datetime.now(UTC))
+    ensure_schema(
+        database.engine, "control", schema.metadata, needed=schema.SCHEMA, file=layout.database, now=datetime.now(UTC)
+    )
     return database
 
 

@@ -21,7 +21,7 @@ async def test_only_what_no_endpoint_names_is_removed(tmp_path: Path) -> None:
     layout.make()
     now = datetime.now(UTC)
     database = Database(f"sqlite:///{layout.database}")
-    ensure_schema(database.engine, "control", needed=schema.SCHEMA, file=layout.database, now=now)
+    ensure_schema(database.engine, "control", schema.metadata, needed=schema.SCHEMA, file=layout.database, now=now)
     resources = Resources(database, lambda: now)
     for folder in (layout.models / "kept", layout.models / "old", layout.snapshots / "1-v", layout.snapshots / "2-v"):
         folder.mkdir()

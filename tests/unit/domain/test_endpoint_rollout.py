@@ -78,9 +78,9 @@ def test_everything_survives_the_store() -> None:
 @pytest.mark.parametrize(
     ("variant", "zero", "in_service", "expected"),
     [
-        (INSTANCE, False, False, FleetSize(4, 4, 4)),
-        (INSTANCE, True, False, FleetSize(4, 4, 4)),
-        (INSTANCE, True, True, FleetSize(0, 4, 4)),
+        (INSTANCE, False, False, FleetSize(4, 4, 4, 2)),
+        (INSTANCE, True, False, FleetSize(4, 4, 4, 2)),
+        (INSTANCE, True, True, FleetSize(0, 4, 4, 2)),
         (LESS, False, False, FleetSize(1, 5, 1)),
         (LESS, False, True, FleetSize(1, 5, 1)),
         (replace(LESS, serverless=Serverless(1024, 7)), False, True, FleetSize(0, 7, 1)),

@@ -22,6 +22,7 @@ import pytest
 from clary import tables
 from clary.domain.routing import EndpointRoute, RouteTable, VariantRoute
 from clary.paths import Layout
+from clary.settings import Settings, to_json
 
 FLEET = "us-east-1/e/v/1"
 TIME_S = 1.0
@@ -62,9 +63,7 @@ class World:
     def __init__(self, data: Path) -> None:
         self.layout = Layout(data)
         self.layout.make()
-        self.layout.settings.write_text(
-            json.dumps({"account": "123456789012", "auth": False, "host": "127.0.0.1", "host_names": ""})
-        )
+        self.layout.settings.write_text(to_json(Settings(auth=False)))
         variant = VariantRoute("v", FLEET, 1.0, request_timeout_s=TIME_S, queue_timeout_s=3.0)
         endpoint = EndpointRoute("e", "us-east-1", "123456789012", (variant,))
         tables.write(self.layout.route_table, RouteTable(1, {("us-east-1", "e"): endpoint}).as_dict())

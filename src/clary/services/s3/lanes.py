@@ -20,6 +20,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LANE_THREADS = 8
+BODY_NICE = 5  # of the threads that hash: on Linux a thread has a niceness of its own
 BLOCK_THREADS = max(1, len(os.sched_getaffinity(0)) // 2)
 
 
@@ -27,8 +28,8 @@ class Lanes:
     """One process's lanes. `close` after the last call has ended."""
 
     def __init__(self) -> None:
-        self._inward = ThreadPoolExecutor(BLOCK_THREADS, "s3-body-in")
-        self._copies = ThreadPoolExecutor(BLOCK_THREADS, "s3-copy")
+        self._inward = ThreadPoolExecutor(BLOCK_THREADS, "s3-body-in", os.nice, (BODY_NICE,))
+        self._copies = ThreadPoolExecutor(BLOCK_THREADS, "s3-copy", os.nice, (BODY_NICE,))
         self._commits = ThreadPoolExecutor(LANE_THREADS, "s3-commit")
         self._outward = ThreadPoolExecutor(LANE_THREADS, "s3-body-out")
         self._meta = ThreadPoolExecutor(LANE_THREADS, "s3-meta")

@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from clary.domain.asynchronous import AsyncConfig
+from clary.domain.capture import INPUT, INPUT_AND_OUTPUT, OUTPUT, Capture
 from clary.domain.endpoint import Container, DataSource, Deployment, Serverless, Variant
 from clary.domain.errors import NotFound
 from clary.domain.names import Place
@@ -30,7 +32,43 @@ def snapshot(connection: Connection, place: Place, config_name: str, resource_ui
             raise NotFound(models.KIND, place.arn(models.KIND, stored["ModelName"]))
         variants.append(_variant(stored, model))
     number = new_deployment_number(connection, resource_uid)
-    return Deployment(number, config.name, tuple(variants), asked_at)
+    return Deployment(
+        number, config.name, tuple(variants), asked_at, async_config(config.desired), capture(config.desired)
+    )
+
+
+def capture(stored: Mapping[str, Any]) -> Capture | None:
+    """DataCaptureConfig of a stored endpoint configuration, where it is switched on."""
+    asked = stored.get("DataCaptureConfig", {})
+    if not asked.get("EnableCapture"):
+        return None
+    modes = {option["CaptureMode"] for option in asked["CaptureOptions"]}
+    types = asked.get("CaptureContentTypeHeader", {})
+    return Capture(
+        destination=asked["DestinationS3Uri"].rstrip("/"),
+        sampling=asked["InitialSamplingPercentage"] / 100,
+        input=bool(modes & {INPUT, INPUT_AND_OUTPUT}),
+        output=bool(modes & {OUTPUT, INPUT_AND_OUTPUT}),
+        csv_types=tuple(one.lower() for one in types.get("CsvContentTypes", ())),
+        json_types=tuple(one.lower() for one in types.get("JsonContentTypes", ())),
+    )
+
+
+def async_config(stored: Mapping[str, Any]) -> AsyncConfig | None:
+    """AsyncInferenceConfig of a stored endpoint configuration."""
+    asked = stored.get("AsyncInferenceConfig")
+    if not asked:
+        return None
+    output = asked["OutputConfig"]
+    told = output.get("NotificationConfig", {})
+    return AsyncConfig(
+        output_path=output["S3OutputPath"].rstrip("/"),
+        failure_path=output.get("S3FailurePath", "").rstrip("/"),
+        success_topic=told.get("SuccessTopic", ""),
+        error_topic=told.get("ErrorTopic", ""),
+        include_response_in=tuple(told.get("IncludeInferenceResponseIn", ())),
+        max_concurrent=asked.get("ClientConfig", {}).get("MaxConcurrentInvocationsPerInstance", 0),
+    )
 
 
 def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
@@ -75,4 +113,6 @@ def container_of(model: Record) -> Container:
         additional_data=tuple(source for source in sources if source.channel),
         environment=dict(stored.get("Environment", {})),
         hostname=stored.get("ContainerHostname", ""),
+        multi_model=models.is_multi_model(stored),
+        cache_models=stored.get("MultiModelConfig", {}).get("ModelCacheSetting", "Enabled") == "Enabled",
     )

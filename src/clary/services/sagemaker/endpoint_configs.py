@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clary.domain.errors import Invalid, Unsupported
+from clary.domain.names import parse_s3_uri
 from clary.domain.prices import PriceBook
 from clary.domain.routing import RoutingStrategy
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
@@ -16,12 +17,18 @@ KIND = "endpoint-config"
 SERVERLESS_MEMORY_MIB = (1024, 2048, 3072, 4096, 5120, 6144)
 # Members whose silent loss would be a lie about safety or results; served by later capabilities, refused until then.
 REFUSED = {
-    "AsyncInferenceConfig": "asynchronous inference is not served yet",
     "ShadowProductionVariants": "shadow variants are not served yet",
     "ExplainerConfig": "explanations are not served",
     "KmsKeyId": "data is not encrypted with KMS keys here; leave KmsKeyId out",
 }
-RECORDED = ("VpcConfig", "EnableNetworkIsolation", "ExecutionRoleArn", "MetricsConfig", "DataCaptureConfig")
+RECORDED = (
+    "VpcConfig",
+    "EnableNetworkIsolation",
+    "ExecutionRoleArn",
+    "MetricsConfig",
+    "DataCaptureConfig",
+    "AsyncInferenceConfig",
+)
 
 
 class EndpointConfigs:
@@ -44,8 +51,8 @@ class EndpointConfigs:
         for member, why in REFUSED.items():
             if request.get(member):
                 raise Unsupported(member, why)
-        if request.get("DataCaptureConfig", {}).get("EnableCapture"):
-            raise Unsupported("DataCaptureConfig", "data capture is not served yet; set EnableCapture to false")
+        if asked := request.get("DataCaptureConfig"):
+            _check_capture(context, asked, "AsyncInferenceConfig" in request)
         if role := request.get("ExecutionRoleArn"):
             context.authorize("iam:PassRole", role)
         variants = [self._variant(variant) for variant in request["ProductionVariants"]]
@@ -55,6 +62,8 @@ class EndpointConfigs:
                 raise Invalid("VariantName", f'The variant name "{variant_name}" was non-unique within the request.')
         if len(variants) > 1 and any("ServerlessConfig" in variant for variant in variants):
             raise Invalid("ServerlessConfig", "A serverless endpoint has exactly one production variant.")
+        if asked := request.get("AsyncInferenceConfig"):
+            _check_async(context, asked, variants)
         for variant in variants:
             model = await self._resources.get(models.KIND, context.place, variant["ModelName"])
             self._fits(variant, model)
@@ -118,6 +127,8 @@ class EndpointConfigs:
     def _fits(self, variant: Members, model: Record) -> None:
         container = model.desired.get("PrimaryContainer") or model.desired["Containers"][0]
         if "ServerlessConfig" in variant:
+            if models.is_multi_model(container):
+                raise Invalid("Mode", "A MultiModel container is not supported for serverless endpoints.")
             if "ModelDataSource" in container:
                 raise Invalid("ModelDataSource", "ModelDataSource is not supported for serverless endpoints.")
             if model.desired.get("EnableNetworkIsolation"):
@@ -158,3 +169,41 @@ class EndpointConfigs:
         context.authorize("sagemaker:DeleteEndpointConfig", context.place.arn(KIND, name))
         await self._resources.remove(KIND, context.place, name)
         return {}
+
+
+def _check_async(context: Context, asked: Members, variants: list[Members]) -> None:
+    """Raises: Invalid, Unsupported, AccessDenied."""
+    output = asked["OutputConfig"]
+    if any("ServerlessConfig" in variant for variant in variants):
+        raise Invalid("AsyncInferenceConfig", "A serverless variant cannot be invoked asynchronously.")
+    if output.get("KmsKeyId"):
+        raise Unsupported("KmsKeyId", "data is not encrypted with KMS keys here; leave KmsKeyId out")
+    if not output.get("S3OutputPath"):
+        raise Invalid("S3OutputPath", "AsyncInferenceConfig needs OutputConfig.S3OutputPath, where responses go.")
+    for member in ("S3OutputPath", "S3FailurePath"):
+        if member not in output:
+            continue
+        uri = parse_s3_uri(output[member])
+        if uri is None:
+            raise Invalid(member, f"{member} {output[member]} is not s3://BUCKET/PREFIX.")
+        folder = uri.key.rstrip("/")
+        context.authorize("s3:PutObject", f"arn:aws:s3:::{uri.bucket}/{folder + '/' if folder else ''}*")
+    told = output.get("NotificationConfig", {})
+    for member in ("SuccessTopic", "ErrorTopic"):
+        if told.get(member):
+            context.authorize("sns:Publish", told[member])
+
+
+def _check_capture(context: Context, asked: Members, asynchronous: bool) -> None:
+    """Raises: Invalid, Unsupported, AccessDenied."""
+    if not asked.get("EnableCapture"):
+        return
+    if asynchronous:
+        raise Unsupported("DataCaptureConfig of an asynchronous endpoint", "its inputs and outputs are objects already")
+    if asked.get("KmsKeyId"):
+        raise Unsupported("KmsKeyId", "data is not encrypted with KMS keys here; leave KmsKeyId out")
+    uri = parse_s3_uri(asked["DestinationS3Uri"])
+    if uri is None:
+        raise Invalid("DestinationS3Uri", f"{asked['DestinationS3Uri']} is not s3://BUCKET/PREFIX.")
+    folder = uri.key.rstrip("/")
+    context.authorize("s3:PutObject", f"arn:aws:s3:::{uri.bucket}/{folder + '/' if folder else ''}*")

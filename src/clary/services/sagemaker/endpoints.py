@@ -51,9 +51,13 @@ def status_of(record: Record) -> EndpointStatus:
 class Endpoints:
     """The endpoint operations."""
 
-    def __init__(self, resources: Resources, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, resources: Resources, now: Callable[[], datetime], instances: Callable[[str], int] = lambda fleet: 0
+    ) -> None:
+        """`instances` tells how many instances of a fleet run."""
         self._resources = resources
         self._now = now
+        self._instances = instances
         self.operations: Mapping[str, Handler] = {
             "CreateEndpoint": self.create_endpoint,
             "DescribeEndpoint": self.describe_endpoint,
@@ -93,7 +97,7 @@ class Endpoints:
     async def describe_endpoint(self, context: Context, request: Members) -> Members:
         context.authorize("sagemaker:DescribeEndpoint", context.place.arn(KIND, request["EndpointName"]))
         record = await self._resources.get(KIND, context.place, request["EndpointName"])
-        return _description(record)
+        return _description(record, self._instances)
 
     async def list_endpoints(self, context: Context, request: Members) -> Members:
         context.authorize("sagemaker:ListEndpoints", "*")
@@ -245,7 +249,7 @@ def _check_deployment_config(config: Members | None) -> None:
         raise Unsupported("TerminationWaitInSeconds", "the old fleet goes when it has drained; give 0")
 
 
-def _description(record: Record) -> Members:
+def _description(record: Record, instances: Callable[[str], int]) -> Members:
     desired, observed = desired_of(record), observed_of(record)
     state = status(desired, observed)
     shown = observed.serving or desired.target
@@ -261,6 +265,8 @@ def _description(record: Record) -> Members:
         LastModifiedTime=record.modified_at,
         FailureReason=reason or None,
         LastDeploymentConfig=desired.deployment_config or None,
+        AsyncInferenceConfig=_async(shown),
+        DataCaptureConfig=_capture(shown),
     )
     if observed.serving is not None:
         wanted = {variant.name: variant for variant in desired.target.variants}
@@ -269,6 +275,10 @@ def _description(record: Record) -> Members:
             _variant(variant, wanted.get(variant.name, variant) if same else variant, observed, state)
             for variant in observed.serving.variants
         ]
+        for variant in answer["ProductionVariants"]:
+            if variant["VariantName"] in desired.scaling:  # it follows its backlog: what runs is what is wanted
+                fleet = observed.serving.fleet(record.place.region, record.name, variant["VariantName"])
+                variant["CurrentInstanceCount"] = variant["DesiredInstanceCount"] = instances(fleet)
     if state is EndpointStatus.UPDATING and desired.target.number != (observed.serving or desired.target).number:
         answer["PendingDeploymentSummary"] = {
             "EndpointConfigName": desired.target.config_name,
@@ -276,6 +286,38 @@ def _description(record: Record) -> Members:
             "StartTime": datetime.fromisoformat(desired.target.asked_at),
         }
     return answer
+
+
+def _capture(deployment: Deployment) -> Members | None:
+    capture = deployment.capture
+    if capture is None:
+        return None
+    return {
+        "EnableCapture": True,
+        "CaptureStatus": "Started",
+        "CurrentSamplingPercentage": round(capture.sampling * 100),
+        "DestinationS3Uri": capture.destination,
+        "KmsKeyId": "",  # required by the model; there is none
+    }
+
+
+def _async(deployment: Deployment) -> Members | None:
+    config = deployment.asynchronous
+    if config is None:
+        return None
+    told = present(
+        SuccessTopic=config.success_topic or None,
+        ErrorTopic=config.error_topic or None,
+        IncludeInferenceResponseIn=list(config.include_response_in) or None,
+    )
+    return present(
+        ClientConfig={"MaxConcurrentInvocationsPerInstance": config.max_concurrent} if config.max_concurrent else None,
+        OutputConfig=present(
+            S3OutputPath=config.output_path,
+            S3FailurePath=config.failure_path or None,
+            NotificationConfig=told or None,
+        ),
+    )
 
 
 def _serverless(variant: Variant) -> Members | None:

@@ -69,6 +69,8 @@ class Models:
                 "s3:ListBucket" if prefix else "s3:GetObject",
                 f"arn:aws:s3:::{place.bucket}" + ("" if prefix else f"/{place.key}"),
             )
+            if is_multi_model(container):
+                continue  # its models may come later
             found = await (
                 self._artifacts.any_under(place.bucket, place.key)
                 if prefix
@@ -132,11 +134,16 @@ def _only_container(request: Members) -> Members:
 
 
 def _check_container(container: Members) -> None:
-    for member in ("ModelPackageName", "MultiModelConfig", "InferenceSpecificationName"):
+    for member in ("ModelPackageName", "InferenceSpecificationName"):
         if container.get(member):
             raise Unsupported(member, "give Image and ModelDataUrl or ModelDataSource")
-    if container.get("Mode", "SingleModel") != "SingleModel":
-        raise Unsupported("Mode MultiModel", "give a model of its own to every endpoint variant")
+    if is_multi_model(container):
+        if not container.get("ModelDataUrl") or container.get("ModelDataSource"):
+            raise Invalid("ModelDataUrl", "A MultiModel container needs a ModelDataUrl: the prefix of its models.")
+        if container.get("AdditionalModelDataSources"):
+            raise Invalid("AdditionalModelDataSources", "They are not supported for MultiModel containers.")
+    elif container.get("MultiModelConfig"):
+        raise Invalid("MultiModelConfig", "MultiModelConfig goes with Mode MultiModel only.")
     if not container.get("Image"):
         raise Invalid("Image", "PrimaryContainer needs an Image.")
     if container.get("ModelDataUrl") and container.get("ModelDataSource"):
@@ -152,10 +159,16 @@ def _check_container(container: Members) -> None:
             raise Unsupported("ManifestS3Uri", "name the prefix itself")
 
 
+def is_multi_model(container: Mapping[str, Any]) -> bool:
+    return bool(container.get("Mode", "SingleModel") == "MultiModel")
+
+
 def data_sources(container: Mapping[str, Any]) -> list[Members]:
     """Every S3DataSource of a container; ModelDataUrl counts as a gzip-compressed object."""
     sources: list[Members] = []
-    if url := container.get("ModelDataUrl"):
+    if (url := container.get("ModelDataUrl")) and is_multi_model(container):
+        sources.append({"S3Uri": url.rstrip("/") + "/", "S3DataType": "S3Prefix", "ChannelName": ""})
+    elif url:
         sources.append({"S3Uri": url, "S3DataType": "S3Object", "CompressionType": "Gzip", "ChannelName": ""})
     if model := container.get("ModelDataSource", {}).get("S3DataSource"):
         sources.append({**model, "ChannelName": ""})

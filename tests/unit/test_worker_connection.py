@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clary.transform import invocation
-from clary.transform.invocation import Connection, Lost, Misanswered, TimedOut
+from clary import worker_connection
+from clary.worker_connection import Connection, Lost, Misanswered, TimedOut
 
 Serve = Callable[..., Connection]
 
@@ -84,7 +84,7 @@ def test_a_connection_that_breaks_is_lost(serve: Serve, answers: list[bytes]) ->
         b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nab\r\n",
-        b"x" * (invocation.MAX_HEAD_BYTES + 2),
+        b"x" * (worker_connection.MAX_HEAD_BYTES + 2),
     ],
 )
 def test_what_is_no_answer_is_refused(serve: Serve, answer: bytes) -> None:
@@ -93,7 +93,7 @@ def test_what_is_no_answer_is_refused(serve: Serve, answer: bytes) -> None:
 
 
 def test_an_answer_over_the_limit_is_not_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(invocation, "MAX_ANSWER_BYTES", 100)
+    monkeypatch.setattr(worker_connection, "MAX_ANSWER_BYTES", 100)
     with pytest.raises(Misanswered, match="larger than 100"):
         ask(serve([b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + b"x" * 101]))
     with pytest.raises(Lost):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
@@ -17,6 +17,7 @@ MAX_ERROR_BYTES = 4096
 _READ_BYTES = 256 * 1024
 
 Sink = Callable[[bytes], object]
+SinkOf = Callable[[Mapping[str, str]], Sink]  # by the answer's headers
 
 
 class Lost(Exception):
@@ -37,6 +38,7 @@ class Answer:
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
 
 
 class Connection:
@@ -55,9 +57,13 @@ class Connection:
         headers: Iterable[tuple[str, str]],
         body: bytes | Callable[[], Iterable[bytes]],
         limit_s: float,
-        sink: Sink | None = None,
+        sink_of: SinkOf | None = None,
+        length_bytes: int | None = None,
     ) -> Answer:
-        """One exchange; `body` as a function gives chunks, sent as such. A 2xx body goes to `sink` when there is one.
+        """One exchange. A 2xx body goes to the sink that `sink_of` gives for its headers.
+
+        `body` as a function gives pieces, which are sent as chunks, or as they are where `length_bytes` tells what they
+        come to.
 
         Raises: Lost, TimedOut, Misanswered.
         """
@@ -65,12 +71,12 @@ class Connection:
         used, whole = self._socket is not None, False
         try:
             try:
-                answer = self._exchange(method, path, headers, body, sink)
+                answer = self._exchange(method, path, headers, body, sink_of, length_bytes)
             except _Unanswered:
                 if not used:
                     raise
                 # A server may close an idle connection at any time: once more on a fresh one.
-                answer = self._exchange(method, path, headers, body, sink)
+                answer = self._exchange(method, path, headers, body, sink_of, length_bytes)
             whole = True
             return answer
         except TimeoutError as error:
@@ -95,10 +101,13 @@ class Connection:
         path: str,
         headers: Iterable[tuple[str, str]],
         body: bytes | Callable[[], Iterable[bytes]],
-        sink: Sink | None,
+        sink_of: SinkOf | None,
+        length_bytes: int | None,
     ) -> Answer:
+        if isinstance(body, bytes):
+            length_bytes = len(body)
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers)]
-        framing = f"Content-Length: {len(body)}" if isinstance(body, bytes) else "Transfer-Encoding: chunked"
+        framing = "Transfer-Encoding: chunked" if length_bytes is None else f"Content-Length: {length_bytes}"
         head = "\r\n".join([*lines, framing, "", ""]).encode("latin-1")
         try:
             self._open()
@@ -106,6 +115,10 @@ class Connection:
                 self._send(head + body if len(body) < 65536 else head)
                 if len(body) >= 65536:
                     self._send(body)
+            elif length_bytes is not None:
+                self._send(head)
+                for piece in body():
+                    self._send(piece)
             else:
                 self._send(head)
                 for chunk in body():
@@ -118,7 +131,7 @@ class Connection:
             if self._socket is None or not self._fill_quietly():
                 self.close()
                 raise _Unanswered(str(error)) from error
-        return self._answer(sink)
+        return self._answer(sink_of)
 
     def _open(self) -> None:
         if self._socket is None:
@@ -156,19 +169,20 @@ class Connection:
         except OSError:
             return False
 
-    def _answer(self, sink: Sink | None) -> Answer:
+    def _answer(self, sink_of: SinkOf | None) -> Answer:
         while True:
             status, headers = self._head()
             if status != 100:
                 break
         good = 200 <= status < 300
+        sink = sink_of(headers) if good and sink_of is not None else None
         kept: list[bytes] = []
         size = 0
 
         def keep(data: bytes) -> None:
             nonlocal size
             size += len(data)
-            if good and sink is not None:
+            if sink is not None:
                 sink(data)
             elif size <= (MAX_ANSWER_BYTES if good else MAX_ERROR_BYTES):
                 kept.append(data)
@@ -186,7 +200,7 @@ class Connection:
             self.close()
         if headers.get("connection", "").lower() == "close":
             self.close()
-        return Answer(status, b"".join(kept))
+        return Answer(status, b"".join(kept), headers)
 
     def _head(self) -> tuple[int, dict[str, str]]:
         while (end := self._data.find(b"\r\n\r\n")) < 0:
