@@ -137,7 +137,11 @@ class _Run:
                 self._done(InferError("in ensemble '%s', %s" % (self._config.name, result.text)))
                 return
             for key, array in result.items():
-                self._tensors[step.outputs[key]] = array
+                # Several steps may be given the same array, and a Python model may write into its inputs: a view that
+                # is read only makes it copy first.
+                shared = array.view()
+                shared.flags.writeable = False
+                self._tensors[step.outputs[key]] = shared
             self.go()
 
         member.submit(tensors, wanted, self._meta, ended, self._abandoned)

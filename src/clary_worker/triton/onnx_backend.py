@@ -8,17 +8,20 @@ which is made for calls from several threads.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from typing import Any, Dict, List, Sequence, Tuple
 
 from ..contract import LoadError
 from ..onnx_model import open_session
 from .config import DynamicBatching, ModelConfig, Port
+from .errors import InferError
 from .model import Tensors
 from .tensors import as_bytes, listed, objects
 
 # default-max-batch-size of Triton's backend configuration.
 DEFAULT_MAX_BATCH_SIZE = 4
+_ERROR = re.compile(r"\[ONNXRuntimeError\] : (\d+) : \w+ : (.*)", re.DOTALL)
 _TYPES = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -49,8 +52,17 @@ class OnnxInstance(Tensors):
                 array = inputs[name]
                 texts = [as_bytes(value).decode("utf-8") for value in array.ravel()]
                 inputs = {**inputs, name: objects(texts, array.shape)}
-        found = self._session.run(list(outputs), inputs)
+        try:
+            found = self._session.run(list(outputs), inputs)
+        except Exception as error:  # onnxruntime raises its own kinds, which are not importable by name
+            raise InferError(told(error)) from error
         return {name: np.asarray(array) for name, array in zip(outputs, found)}
+
+
+def told(error: BaseException) -> str:
+    """An error of ONNX Runtime as Triton words it: onnx runtime error CODE: TEXT."""
+    match = _ERROR.match(str(error))
+    return "onnx runtime error %s: %s" % match.groups() if match else "onnx runtime error: %s" % error
 
 
 def load(config: ModelConfig, folder: str, threads: int) -> Tuple[ModelConfig, List[Any], str]:
@@ -69,7 +81,7 @@ def load(config: ModelConfig, folder: str, threads: int) -> Tuple[ModelConfig, L
         raise LoadError("model '%s' needs onnxruntime: %s" % (config.name, error), "use image clary/triton") from error
     except Exception as error:  # onnxruntime raises its own kinds, which are not importable by name
         raise LoadError(
-            "failed to load '%s' version %s: onnx runtime error: %s" % (config.name, os.path.basename(folder), error),
+            "failed to load '%s' version %s: %s" % (config.name, os.path.basename(folder), told(error)),
             "see that the file is a whole ONNX model for this onnxruntime",
         ) from error
     config = _completed(config, session)

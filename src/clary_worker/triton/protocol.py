@@ -106,7 +106,10 @@ def _header_size(content_type: str, length: int) -> int:
 
 def _loaded(text: bytes) -> Any:
     try:
-        return _read_json(text)
+        try:
+            return _read_json(text)
+        except ValueError:  # NaN and Infinity, which the client writes and orjson does not take
+            return json.loads(text)
     except ValueError as error:
         raise InferError("failed to parse the request JSON buffer: %s" % error) from None
     except RecursionError:

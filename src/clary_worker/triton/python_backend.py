@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Tuple
 
 from ..contract import LoadError
-from . import pb_utils
+from . import python_interface as pb_utils
 from .calls import Call, Result
 from .config import ModelConfig, from_values
 from .errors import InferError
@@ -28,13 +28,13 @@ _CLASS = "TritonPythonModel"
 
 
 class PythonInstance:
-    def __init__(self, model: Any, name: str, folder: str) -> None:
+    def __init__(self, model: Any, name: str, place: pb_utils.Place) -> None:
         self._model = model
         self._name = name
-        self._folder = folder
+        self._place = place
 
     def execute(self, calls: List[Call]) -> List[Result]:
-        pb_utils.enter(self._folder)
+        pb_utils.enter(self._place)
         requests = [
             pb_utils.InferenceRequest(
                 request_id=call.meta.request_id,
@@ -48,7 +48,7 @@ class PythonInstance:
         try:
             found = self._model.execute(requests)
             if inspect.iscoroutine(found):
-                found = _completed(found, self._folder)
+                found = _completed(found, self._place)
             return self._results(found, calls)
         except Exception as error:  # the worker's border: the model's own code
             traceback.print_exc(file=sys.stderr)
@@ -57,7 +57,7 @@ class PythonInstance:
     def finalize(self) -> None:
         finalize = getattr(self._model, "finalize", None)
         if finalize is not None:
-            pb_utils.enter(self._folder)
+            pb_utils.enter(self._place)
             finalize()
 
     def _results(self, found: Any, calls: List[Call]) -> List[Result]:
@@ -86,12 +86,9 @@ class PythonInstance:
         return results
 
     def _told(self, error: BaseException) -> str:
-        frames = [
-            frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(self._folder)
-        ]
-        at = "".join(
-            "\n  %s(%d): %s" % (os.path.basename(frame.filename), frame.lineno or 0, frame.name) for frame in frames
-        )
+        folder = self._place.model_dir
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename.startswith(folder)]
+        at = "".join("\n  %s(%d): %s" % (os.path.basename(one.filename), one.lineno or 0, one.name) for one in frames)
         return "Failed to process the request(s) for model instance '%s', message: %s: %s%s" % (
             self._name,
             type(error).__name__,
@@ -100,21 +97,24 @@ class PythonInstance:
         )
 
 
-def _completed(coroutine: Any, folder: str) -> Any:
+def _completed(coroutine: Any, place: pb_utils.Place) -> Any:
     """What an `async def execute` answers; on a thread of its own, as this one has a running loop."""
 
     def run() -> Any:
-        pb_utils.enter(folder)
+        pb_utils.enter(place)
         return asyncio.run(coroutine)
 
     with ThreadPoolExecutor(1, "execute") as thread:
         return thread.submit(run).result()
 
 
-def load(config: ModelConfig, folder: str, version: int, known: List[str]) -> Tuple[ModelConfig, List[Any], str]:
+def load(
+    config: ModelConfig, folder: str, version: int, known: List[str], infer: pb_utils.Infer
+) -> Tuple[ModelConfig, List[Any], str]:
     """(the completed configuration, instances, what loaded it).
 
-    `known`: folders of Python models that were loaded before; this one's is added. Raises: LoadError.
+    `known`: folders of Python models that were loaded before; this one's is added. `infer` computes on other models of
+    the repository. Raises: LoadError.
     """
     name = config.filename or "model.py"
     path = os.path.join(folder, name)
@@ -127,6 +127,9 @@ def load(config: ModelConfig, folder: str, version: int, known: List[str]) -> Tu
             "model '%s': the parameter EXECUTION_ENV_PATH is not served here" % config.name,
             "name its packages in code/requirements.txt of the archive",
         )
+    place = pb_utils.Place(folder, infer)
+    pb_utils.install()
+    pb_utils.enter(place)
     made = _class(path, folder, config.name, known)
     config = _auto_completed(config, made)
     if not config.outputs:
@@ -137,12 +140,11 @@ def load(config: ModelConfig, folder: str, version: int, known: List[str]) -> Tu
     instances = []
     for number in range(config.instances):
         instance_name = "%s_0_%d" % (config.name, number)
-        pb_utils.enter(folder)
         model = made()
         initialize = getattr(model, "initialize", None)
         if initialize is not None:
             _initialize(initialize, config, folder, version, instance_name)
-        instances.append(PythonInstance(model, instance_name, folder))
+        instances.append(PythonInstance(model, instance_name, place))
     return config, instances, "python"
 
 
@@ -179,7 +181,6 @@ def _class(path: str, folder: str, name: str, known: List[str]) -> Any:
     module = importlib.util.module_from_spec(described)
     sys.modules[module_name] = module
     sys.path.insert(0, folder)
-    pb_utils.enter(folder)
     try:
         described.loader.exec_module(module)
     except ModuleNotFoundError as error:

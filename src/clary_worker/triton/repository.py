@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..contract import LoadError
-from . import onnx_backend, openvino_backend, pb_utils, python_backend, pytorch_backend
+from . import onnx_backend, openvino_backend, python_backend, pytorch_backend
 from .calls import Meta
 from .config import FILENAMES, ModelConfig, read
 from .ensemble import Ensemble
@@ -62,15 +62,15 @@ def models_in(folder: str) -> List[str]:
 
 
 class Repository:
-    """The loaded models of one folder. Nothing runs before `open`."""
+    """The loaded models of one folder. Nothing runs before `open`. `joins` False: no call is joined with another."""
 
-    def __init__(self, folder: str, threads: int) -> None:
+    def __init__(self, folder: str, threads: int, joins: bool = True) -> None:
         self._folder = folder
         self._threads = threads
+        self._joins = joins
         self._models: Dict[str, Dict[int, Any]] = {}  # name -> version -> model
         self._python_folders: List[str] = []
         self.notes: List[str] = []
-        pb_utils.install(self._infer)
 
     def load(self, name: str) -> Any:
         """The newest version of a model, loaded with all that it needs. Raises: LoadError."""
@@ -141,10 +141,10 @@ class Repository:
         elif config.backend == "pytorch":
             config, instances, loader = pytorch_backend.load(config, folder, threads)
         elif config.backend == "python":
-            config, instances, loader = python_backend.load(config, folder, version, self._python_folders)
+            config, instances, loader = python_backend.load(config, folder, version, self._python_folders, self._infer)
         else:
             config, instances, loader = openvino_backend.load(config, folder, threads)
-        return Model(config, version, instances, loader)
+        return Model(config if self._joins else replace(config, batching=None), version, instances, loader)
 
     def _member(self, ensemble: str, step: Any) -> Any:
         if step.version < 0:

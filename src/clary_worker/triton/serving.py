@@ -35,7 +35,7 @@ class Serving:
         name, note = default_model(spec.model_dir, spec.environ)
         if note:
             print("WARNING: " + note, file=sys.stderr)
-        self._repository = Repository(spec.model_dir, spec.threads)
+        self._repository = Repository(spec.model_dir, spec.threads, spec.batching == "auto")
         self._model = self._repository.load(name)
         config = self._model.config
         self.loader = "triton %s (%s)" % (name, self._model.loader)

@@ -10,7 +10,7 @@ import json
 import struct
 import sys
 import threading
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from .calls import Meta
 from .errors import InferError
@@ -22,20 +22,36 @@ TRITONSERVER_REQUEST_FLAG_SEQUENCE_START, TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
 
 # Computes on another model of the repository: (name, version or -1, tensors, output names, meta) -> outputs.
 Infer = Callable[[str, int, Dict[str, Any], Optional[Sequence[str]], Meta], Dict[str, Any]]
-_infer: List[Infer] = []
-_where = threading.local()
 
 
-def install(infer: Infer) -> None:
-    """Answers for the module's names from now on, and lets models call each other."""
-    _infer[:] = [infer]
+class Place(NamedTuple):
+    """Whose code runs: the version's folder, and how it reaches the other models of its repository."""
+
+    model_dir: str
+    infer: Infer
+
+
+_here = threading.local()
+_latest: List[Place] = []  # for threads that a model starts by itself
+
+
+def install() -> None:
+    """Answers for the module's names from now on. Twice is once."""
     sys.modules[MODULE] = sys.modules[__name__]
     sys.modules.setdefault("c_python_backend_utils", sys.modules[__name__])
 
 
-def enter(model_dir: str) -> None:
-    """Tells `get_model_dir` whose code runs on this thread."""
-    _where.model_dir = model_dir
+def enter(place: Place) -> None:
+    """Tells what is asked for on this thread from now on where it is."""
+    _here.place = place
+    _latest[:] = [place]
+
+
+def _place() -> Place:
+    found = getattr(_here, "place", None) or (_latest[0] if _latest else None)
+    if found is None:
+        raise TritonModelException("no model is running")
+    return found
 
 
 class TritonModelException(Exception):
@@ -194,13 +210,13 @@ class InferenceRequest:
             raise TritonModelException("decoupled requests are not served here")
         tensors = {tensor.name(): tensor.as_numpy() for tensor in self._inputs}
         meta = Meta(self._request_id, self._parameters, self._correlation_id)
-        where = getattr(_where, "model_dir", "")
+        place = _place()
         try:
-            found = _infer[0](self._model_name, self._model_version, tensors, self._outputs or None, meta)
+            found = place.infer(self._model_name, self._model_version, tensors, self._outputs or None, meta)
         except InferError as error:
             return InferenceResponse(error=TritonError(error.text))
         finally:
-            enter(where)
+            enter(place)
         return InferenceResponse([Tensor(name, array) for name, array in found.items()])
 
     async def async_exec(self, decoupled: bool = False) -> InferenceResponse:
@@ -295,7 +311,7 @@ def using_decoupled_model_transaction_policy(model_config: Dict[str, Any]) -> bo
 
 def get_model_dir() -> str:
     """The folder of the version whose code is running."""
-    return str(getattr(_where, "model_dir", ""))
+    return _place().model_dir
 
 
 def triton_to_numpy_type(data_type: int) -> Any:
