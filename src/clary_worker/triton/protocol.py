@@ -18,16 +18,16 @@ from .errors import InferError
 from .tensors import DTYPES, MAX_RANK, count, datatype_of, from_json, from_raw, to_json, to_raw
 
 
-def _reader() -> Any:
-    """orjson's where the environment has it, else the standard library's."""
+def _orjson() -> Any:
+    """None where the environment lacks it; the standard library then reads and writes."""
     try:
         import orjson
     except ModuleNotFoundError:
-        return json.loads
-    return orjson.loads
+        return None
+    return orjson
 
 
-_read_json = _reader()
+_fast = _orjson()
 BINARY_TYPE = "application/vnd.sagemaker-triton.binary+json;json-header-size="
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 _OF_TRITON = ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output")
@@ -63,9 +63,12 @@ def read(body: bytes, content_type: str, model: str) -> InferRequest:
 
 def written(model: str, version: int, request: InferRequest, found: Dict[str, Any]) -> Tuple[bytes, str]:
     """(body, content type) of a response. Raises: InferError for what JSON cannot carry."""
+    import numpy as np
+
     binary = dict(request.outputs) if request.outputs is not None else {}
     outputs: List[Dict[str, Any]] = []
     raws: List[bytes] = []
+    finite = True
     for name, array in found.items():
         one: Dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": list(array.shape)}
         if binary.get(name, request.binary):
@@ -74,11 +77,14 @@ def written(model: str, version: int, request: InferRequest, found: Dict[str, An
             raws.append(raw)
         else:
             one["data"] = to_json(name, array)
+            finite = finite and (array.dtype.kind != "f" or bool(np.isfinite(array).all()))
         outputs.append(one)
     head: Dict[str, Any] = {"id": request.meta.request_id} if request.meta.request_id else {}
     head.update(model_name=model, model_version=str(version), outputs=outputs)
-    # The standard library's writer: NaN and Infinity stay what they are, as in Triton's own bodies.
-    text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    if _fast is not None and finite:
+        text: bytes = _fast.dumps(head)
+    else:  # NaN and Infinity stay what they are, as in Triton's own bodies; orjson would write null
+        text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     has_binary = bool(raws) or any("parameters" in one for one in outputs)
     return (b"".join([text, *raws]), BINARY_TYPE + str(len(text))) if has_binary else (text, JSON)
 
@@ -107,7 +113,7 @@ def _header_size(content_type: str, length: int) -> int:
 def _loaded(text: bytes) -> Any:
     try:
         try:
-            return _read_json(text)
+            return _fast.loads(text) if _fast is not None else json.loads(text)
         except ValueError:  # NaN and Infinity, which the client writes and orjson does not take
             return json.loads(text)
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clary_worker.triton import tensors
 from clary_worker.triton.calls import Call, Meta, Result
 from clary_worker.triton.config import DynamicBatching, ModelConfig, Port
 from clary_worker.triton.errors import InferError
@@ -216,3 +217,11 @@ def test_torchscript_tensors_are_found_by_name_index_or_order() -> None:
     assert input_order(["x", "y"], ports("second", "first")) == ["second", "first"]
     assert output_places(ports("OUT__1", "OUT__0")) == {"OUT__1": 1, "OUT__0": 0}
     assert output_places(ports("p", "q")) == {"p": 0, "q": 1}
+
+
+def test_arrays_of_the_other_byte_order_go_out_in_the_wires() -> None:
+    swapped = np.arange(3, dtype=">f4")
+    assert tensors.datatype_of(swapped) == "FP32"
+    assert tensors.to_raw(swapped) == np.arange(3, dtype="<f4").tobytes()
+    with pytest.raises(InferError, match="complex64 is no tensor"):
+        tensors.datatype_of(np.zeros(1, np.complex64))
