@@ -170,6 +170,72 @@ def onnx_model() -> Artifact:
     return Artifact("onnx", "ONNX, logistic regression", image, files, csv(1), "text/csv")
 
 
+TRITON_FOREST = """
+import os
+
+import joblib
+import numpy
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.model = joblib.load(os.path.join(pb_utils.get_model_dir(), "model.joblib"))
+
+    def execute(self, requests):
+        sent = [pb_utils.get_input_tensor_by_name(request, "inputs").as_numpy() for request in requests]
+        answers = self.model.predict(numpy.concatenate(sent).astype(numpy.float64)).astype(numpy.float32).reshape(-1, 1)
+        found, start = [], 0
+        for rows in sent:
+            part = answers[start : start + len(rows)]
+            start += len(rows)
+            found.append(pb_utils.InferenceResponse([pb_utils.Tensor("predictions", part)]))
+        return found
+"""
+TRITON_CONFIG = """
+backend: "%s"
+max_batch_size: 128
+input { name: "inputs" data_type: TYPE_FP32 dims: [ 30 ] }
+output { name: "%s" data_type: %s dims: [ 1 ] %s }
+%s
+"""
+
+
+def triton_forest(backend: str, batching: bool) -> Artifact:
+    """The forest as a Triton repository: `backend` is python (scikit-learn in model.py) or onnxruntime (converted)."""
+    # What the Triton beside it is configured to wait; see peers/apps/triton_app.py.
+    more = "dynamic_batching { max_queue_delay_microseconds: 5000 }" if batching else ""
+    data = [value for row in rows()[:1] for value in row]
+    sent = {"inputs": [{"name": "inputs", "shape": [1, 30], "datatype": "FP32", "data": data}]}
+    if backend == "python":
+        import sklearn
+
+        needs = f"scikit-learn=={sklearn.__version__}\njoblib\n"
+        files = {
+            "code/requirements.txt": needs.encode(),
+            "forest/config.pbtxt": (TRITON_CONFIG % ("python", "predictions", "TYPE_FP32", "", more)).encode(),
+            "forest/1/model.py": TRITON_FOREST.encode(),
+            "forest/1/model.joblib": _trained("forest"),
+        }
+    else:
+        label = (TRITON_CONFIG % ("onnxruntime", "label", "TYPE_INT64", "reshape { shape: [ ] }", more)).encode()
+        files = {"forest/config.pbtxt": label, "forest/1/model.onnx": _converted_forest()}
+    title = f"random forest of 100, Triton repository, {backend}"
+    body = json.dumps(sent).encode()
+    return Artifact("forest", title, "sagemaker-tritonserver:25.09-py3", files, body, "application/json")
+
+
+@functools.cache
+def _converted_forest() -> bytes:
+    import joblib
+    import skl2onnx
+
+    model = joblib.load(io.BytesIO(_trained("forest")))
+    first = [("inputs", skl2onnx.common.data_types.FloatTensorType([None, 30]))]
+    converted = skl2onnx.to_onnx(model, initial_types=first, options={"zipmap": False})
+    return bytes(converted.SerializeToString())
+
+
 def torch_wheel() -> Path | None:
     """A CPU wheel of the torch release in the folders that uv or pip are told to look in."""
     folders = f"{os.environ.get('UV_FIND_LINKS', '')} {os.environ.get('PIP_FIND_LINKS', '')}".replace(",", " ").split()

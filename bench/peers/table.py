@@ -10,7 +10,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -92,6 +92,8 @@ def tables(scale: Scale, chosen: Sequence[str]) -> list[Table]:
         contenders: Contenders = {
             "clary": lambda case: _clary(clary, case, direct=False),
             "clary, worker's socket": lambda case: _clary(clary, case, direct=True),
+            "clary, Triton repository, Python": lambda case: _repository(clary, case, "python"),
+            "clary, Triton repository, ONNX": lambda case: _repository(clary, case, "onnxruntime"),
         }
         packages: dict[str, str] = {}
         for name in chosen:
@@ -135,9 +137,16 @@ def _artifact(kind: str) -> artifacts.Artifact:
     return artifacts.sklearn_model(kind)
 
 
+def _repository(one: stand.Stand, case: Case, backend: str) -> AbstractContextManager[Target]:
+    """clary serving the model from a repository made for Triton. Raises: NoBatching where there is none of it."""
+    if case.kind != "forest":
+        raise NoBatching("only the forest is measured as a Triton repository")
+    return _clary(one, case, direct=False, artifact=artifacts.triton_forest(backend, case.batching))
+
+
 @contextmanager
-def _clary(one: stand.Stand, case: Case, direct: bool) -> Iterator[Target]:
-    artifact = _artifact(case.kind)
+def _clary(one: stand.Stand, case: Case, direct: bool, artifact: artifacts.Artifact | None = None) -> Iterator[Target]:
+    artifact = artifact or _artifact(case.kind)
     batching = "auto" if case.batching else "off"
     model = one.model(artifact, {"SAGEMAKER_MODEL_SERVER_WORKERS": "1", "CLARY_BATCHING": batching})
     config = one.config(model, serverless=False)

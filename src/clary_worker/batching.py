@@ -29,6 +29,12 @@ class Slot(Protocol):
     def answer(self, response: Response) -> None: ...
 
 
+class Submits(Protocol):
+    """Takes slots and answers each in its time: our batcher, or a handler that queues by itself."""
+
+    def submit(self, slot: Slot) -> None: ...
+
+
 class Batcher:
     """Collects slots and answers them on the loop's own thread."""
 

@@ -21,7 +21,7 @@ from typing import Any, Deque, Dict, Iterator, List, Optional
 
 import httptools
 
-from .batching import Batcher
+from .batching import Submits
 from .contract import TEXT, Request, Response
 from .handler import failure
 
@@ -97,7 +97,7 @@ class Exchange:
 class Service:
     """What all connections share: the batcher, the limits, the open connections, and whether the worker is leaving."""
 
-    def __init__(self, batcher: Batcher, max_payload_bytes: int, parameters: bytes, loop: Any) -> None:
+    def __init__(self, batcher: Submits, max_payload_bytes: int, parameters: bytes, loop: Any) -> None:
         self.batcher = batcher
         self.max_payload_bytes = max_payload_bytes
         self.parameters = parameters  # body of GET /execution-parameters

@@ -42,6 +42,8 @@ _PRELOAD: Dict[str, Tuple[str, ...]] = {
     "lightgbm": ("scipy.sparse", "lightgbm"),
     "onnxruntime": ("onnxruntime",),
     "pytorch": ("torch", "torch.jit"),
+    "triton": ("onnxruntime",),
+    "triton-pytorch": ("onnxruntime", "torch", "torch.jit"),
 }
 _OUR_ROOMS = {
     "sklearn": ("sklearn_model", "boosters"),
@@ -49,6 +51,8 @@ _OUR_ROOMS = {
     "lightgbm": ("boosters",),
     "onnxruntime": ("onnx_model",),
     "pytorch": ("torch_model",),
+    "triton": ("triton.serving",),
+    "triton-pytorch": ("triton.serving",),
 }
 _XGBOOST_JSON_VERSION = re.compile(rb'"version":\s*\[(\d+),\s*(\d+),\s*(\d+)\]')
 _XGBOOST_UBJ_VERSION = b"version[#L"

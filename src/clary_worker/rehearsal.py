@@ -144,4 +144,6 @@ _TOYS: Dict[str, Callable[[], Any]] = {
     "lightgbm": _lightgbm,
     "onnxruntime": _onnxruntime,
     "pytorch": _pytorch,
+    "triton": _onnxruntime,
+    "triton-pytorch": _pytorch,
 }

@@ -20,11 +20,12 @@ from time import perf_counter
 from typing import Any
 
 from . import loader, multimodel, scripts
-from .batching import Batcher
+from .batching import Batcher, Submits
 from .connection import Connection, Service
 from .contract import Handler, LoadError, Status
 from .handler import PredictorHandler
 from .spec import WorkerSpec
+from .triton import serving
 
 try:
     import uvloop
@@ -33,6 +34,7 @@ except ModuleNotFoundError:  # an environment without it serves on asyncio's own
 
 EXIT_UNSERVABLE = 65  # EX_DATAERR: the artifact or its script cannot be served
 EXIT_FAILED = 70  # EX_SOFTWARE: the model's code failed
+TRITON = ("triton", "triton-pytorch")  # frameworks whose artifact is a model repository
 _BACKLOG = 1024
 _GRACE_S = 0.02  # after SIGTERM: connects and requests that the kernel already holds are still taken
 _DRAIN_CHECK_S = 0.25
@@ -77,6 +79,8 @@ def build(spec: WorkerSpec) -> Handler:
 
     Raises: LoadError, or whatever the user's code raises.
     """
+    if spec.framework in TRITON:
+        return serving.Serving(spec)
     if spec.multi_model:
         return multimodel.NoModel()
     program = scripts.locate(spec)
@@ -101,7 +105,11 @@ def execution_parameters(spec: WorkerSpec) -> bytes:
 async def _run(
     spec: WorkerSpec, handler: Handler, listener: socket.socket, status: Status, load_ms: float, loop: Any
 ) -> None:
-    batcher = Batcher(handler, loop.call_soon, spec.max_batch_size, spec.batching == "auto")
+    if isinstance(handler, serving.Serving):
+        batcher: Submits = handler
+        handler.open(loop)
+    else:
+        batcher = Batcher(handler, loop.call_soon, spec.max_batch_size, spec.batching == "auto")
     service = Service(batcher, spec.max_payload_bytes, execution_parameters(spec), loop)
     if spec.multi_model:
         service.models = multimodel.Models(spec, loop)
@@ -127,6 +135,8 @@ async def _run(
     )
     await leaving.wait()
     await _drain(server, service)
+    if isinstance(handler, serving.Serving):
+        handler.close()
 
 
 async def _drain(server: Any, service: Service) -> None:

@@ -65,7 +65,7 @@ class SklearnModel(Tabular):
         self.batchable = all(type(part).__module__.partition(".")[0] in _ROW_WISE for part in parts)
         known = proven if len(proven) == len(parts) else (False,) * len(parts)
         found = []
-        for part, is_proven in zip(parts, known):  # noqa: B905 - strict= is younger than our floor
+        for part, is_proven in zip(parts, known):
             if getattr(part, "n_jobs", None) not in (None, 1) and hasattr(part, "set_params"):
                 part.set_params(n_jobs=1)
             found.append(forest.speed_up(part, proven=is_proven))

@@ -17,7 +17,7 @@ class WorkerSpec:
     worker_id: str
     endpoint_name: str
     variant_name: str
-    framework: str  # "sklearn" | "xgboost" | "lightgbm" | "onnxruntime" | "pytorch" | "auto"
+    framework: str  # "sklearn" | "xgboost" | "lightgbm" | "onnxruntime" | "pytorch" | "triton" | ... | "auto"
     model_dir: str  # the extracted artifact, read-only
     code_dir: str = ""  # extracted sourcedir.tar.gz; "" means model_dir/code
     environ: Dict[str, str] = field(default_factory=dict)  # the Model's Environment

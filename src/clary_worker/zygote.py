@@ -38,7 +38,7 @@ from .spec import JailSpec
 MAX_MESSAGE_BYTES = 1 << 18
 SPARE_AFTER_S = 0.05
 # Native libraries whose import leaves a helper thread that a fork does not need (trials: onnxruntime keeps one).
-SAFE_EXTRA_THREADS = {"onnxruntime": 1}
+SAFE_EXTRA_THREADS = {"onnxruntime": 1, "triton": 1, "triton-pytorch": 1}
 
 
 def receive(channel: socket.socket, max_fds: int = 64) -> Tuple[Dict[str, Any], List[int]]:

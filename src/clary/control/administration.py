@@ -78,7 +78,7 @@ class Administration:
                 case "explain":
                     return {"lines": await asyncio.to_thread(self._images.explain, str(request["image"]))}
                 case "pull":
-                    made = await self._images.provide(str(request["image"]), None, lambda _text: None)
+                    made = await self._images.provide(str(request["image"]), None, None, lambda _text: None)
                     return asdict(made)
                 case other:
                     raise ValueError(f"unknown op {other!r}")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clary.controllers.preparation import Environment
 from clary.domain.errors import Unsupported
-from clary.images import environments, package_settings
+from clary.images import environments, package_settings, repositories
 from clary.images.interpreters import find_interpreters
 from clary.images.recipes import ImagesMode, Interpreter, Recipe, Refusal, explain, resolve
 from clary.images.steps import STEP_LIMIT_S, OnLine, Step
@@ -46,11 +46,13 @@ class RecipeEnvironments:
         self._current: set[str] = set()  # environments whose worker package was brought up to date
 
     async def provide(
-        self, image: str, requirements_txt: str | None, on_progress: Callable[[str], None]
+        self, image: str, requirements_txt: str | None, model_dir: Path | None, on_progress: Callable[[str], None]
     ) -> Environment:
         """See `preparation.Environments`. Raises: Unsupported for an image nothing stands in for, StoreFailed."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._provide, image, requirements_txt, on_progress, loop)
+        return await loop.run_in_executor(
+            self._threads, self._provide, image, requirements_txt, model_dir, on_progress, loop
+        )
 
     def resolve(self, image: str) -> Recipe | Refusal:
         """The recipe for an image on this host."""
@@ -89,14 +91,25 @@ class RecipeEnvironments:
             notes=(),
         )
 
+    def _with_torch(self, recipe: Recipe) -> Recipe | Refusal:
+        """The same with torch, which only repositories with TorchScript models pay for."""
+        found = self.resolve("clary/triton-pytorch")
+        if isinstance(found, Refusal):
+            return found
+        note = f"the repository holds a TorchScript model, so its environment has torch {found.framework_version}"
+        return replace(found, image=recipe.image, substituted=recipe.substituted, notes=(*found.notes, note))
+
     def _provide(
         self,
         image: str,
         requirements_txt: str | None,
+        model_dir: Path | None,
         on_progress: Callable[[str], None],
         loop: asyncio.AbstractEventLoop,
     ) -> Environment:
         recipe = self.resolve(image)
+        if isinstance(recipe, Recipe) and recipe.framework == "triton" and model_dir is not None:
+            recipe = self._with_torch(recipe) if repositories.needs_torch(model_dir) else recipe
         if isinstance(recipe, Refusal):
             raise Unsupported(f"image {image}", str(recipe))
 

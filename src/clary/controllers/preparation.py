@@ -46,9 +46,12 @@ class Environments(Protocol):
     """Images to interpreters."""
 
     async def provide(
-        self, image: str, requirements_txt: str | None, on_progress: Callable[[str], None]
+        self, image: str, requirements_txt: str | None, model_dir: Path | None, on_progress: Callable[[str], None]
     ) -> Environment:
-        """The environment of an image, built when it was not there. Raises: ClaryError with the reason."""
+        """The environment of an image, built when it was not there. Raises: ClaryError with the reason.
+
+        `model_dir`: the unpacked archive, where its content decides what is needed.
+        """
         ...
 
 
@@ -153,7 +156,10 @@ class Preparation:
             folder, etags[submit] = await self._artifacts.fetch(DataSource(submit), variant.volume_gib)
             code_dir = str(folder)
         environment = await self._environments.provide(
-            container.image, _requirements(Path(model_dir), Path(code_dir) if code_dir else None), progress
+            container.image,
+            _requirements(Path(model_dir), Path(code_dir) if code_dir else None),
+            Path(model_dir),
+            progress,
         )
         size = await asyncio.to_thread(folder_bytes, Path(model_dir))
         refusal = admit(size, max(1, variant.instance_count), self._host())

@@ -11,7 +11,7 @@ github.com/aws/sagemaker-xgboost-container, folders docker/<tag>/base).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # What clary_worker itself needs, in every environment.
 SERVING = ("httptools==0.9.0", "orjson==3.13.0", "uvloop==0.23.0")
@@ -33,18 +33,22 @@ SKLEARN_BESIDE = {"numpy1": "scikit-learn==1.3.2", "numpy2": "scikit-learn==1.5.
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One version of a framework; `pins` come on top of the companions of its age (of `beside`, where not all)."""
+    """One version of a framework; `pins` come on top of the companions of its age (of `beside`, where not all).
+
+    `also` are companions of this framework alone.
+    """
 
     version: str
     age: str
     pythons: tuple[str, ...]
     pins: tuple[str, ...]
     beside: tuple[str, ...] = ("numpy", "scipy", "pandas", "joblib")
+    also: tuple[str, ...] = ()
 
     def companions(self, python: str) -> tuple[str, ...]:
         """What stands beside the framework on that Python."""
         chosen = (pin for pin in COMPANIONS[self.age, python] if pin.partition("==")[0] in self.beside)
-        return (*chosen, *SERVING)
+        return (*chosen, *self.also, *SERVING)
 
     def requirements(self, python: str) -> tuple[str, ...]:
         """Direct pins for that Python."""
@@ -53,12 +57,16 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Framework:
-    """A framework: its short name, its releases oldest first, and whether locks of ours cover it."""
+    """A framework: its short name, its releases oldest first, and whether locks of ours cover it.
+
+    `locked_as` names the framework whose locks it shares; "" for its own.
+    """
 
     name: str
     distribution: str
     releases: tuple[Release, ...]
     locked: bool = True
+    locked_as: str = ""
 
     def release(self, version: str) -> Release | None:
         return next((one for one in self.releases if one.version == version), None)
@@ -165,16 +173,30 @@ PYTORCH = Framework(
     ),
     locked=False,
 )
-FRAMEWORKS = {one.name: one for one in (SKLEARN, XGBOOST, LIGHTGBM, ONNXRUNTIME, PYTORCH)}
+# Model repositories made for Triton, served by our own model server: ONNX, Python and ensembles need no more than
+# ONNX Runtime's environment has; TorchScript needs torch beside it.
+TRITON = Framework("triton", "onnxruntime", ONNXRUNTIME.releases, locked_as="onnxruntime")
+ONNXRUNTIME_BESIDE = {"numpy1": "onnxruntime==1.17.3", "numpy2": "onnxruntime==1.22.1", "now": "onnxruntime==1.31.1"}
+TRITON_PYTORCH = Framework(
+    "triton-pytorch",
+    "torch",
+    tuple(replace(one, beside=("numpy",), also=(ONNXRUNTIME_BESIDE[one.age],)) for one in PYTORCH.releases),
+    locked=False,
+)
+FRAMEWORKS = {one.name: one for one in (SKLEARN, XGBOOST, LIGHTGBM, ONNXRUNTIME, PYTORCH, TRITON, TRITON_PYTORCH)}
 
 
 @dataclass(frozen=True, slots=True)
 class AwsRepository:
-    """A repository of AWS's containers: `versions` tells what framework version a tag's first part means."""
+    """A repository of AWS's containers: `versions` tells what framework version a tag's first part means.
+
+    `server` names a server that ours replaces: its tags are that server's versions and tell nothing of a framework's.
+    """
 
     repository: str
     framework: str
     versions: dict[str, str] = field(default_factory=dict)
+    server: str = ""
 
 
 AWS_REPOSITORIES = {
@@ -203,5 +225,6 @@ AWS_REPOSITORIES = {
         AwsRepository("xgboost", "xgboost", {"latest": "0.72", "1": "0.72"}),
         AwsRepository("pytorch-inference", "pytorch"),
         AwsRepository("pytorch-inference-graviton", "pytorch"),
+        AwsRepository("sagemaker-tritonserver", "triton", server="Triton"),
     )
 }

@@ -78,13 +78,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What an image asks for. `version` is empty for the newest, two-part for any patch of a minor version."""
+    """What an image asks for. `version` is empty for the newest, two-part for any patch of a minor version.
+
+    `server`: the server of that image, where ours takes its place.
+    """
 
     framework: Framework
     requested: str
     version: str
     python_hint: str | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
+    server: str = ""
 
 
 # `1.2-1-cpu-py3`, `2.6.0-cpu-py312-ubuntu22.04-sagemaker`, `1.7-1-arm64`, `3.0-5`, `latest`.
@@ -103,6 +107,9 @@ def resolve(
     wanted = _wanted(image)
     if isinstance(wanted, Refusal):
         return wanted
+    if wanted.server and mode is ImagesMode.EXACT:
+        reason = f"clary's own model server would take the place of {wanted.server}, and images=exact forbids that"
+        return Refusal(image, reason, (f"clary/{wanted.framework.name}",))
     available = _available(wanted.framework, interpreters, local_wheels)
     if not available:
         pythons = ", ".join(one.version for one in interpreters) or "none"
@@ -171,6 +178,8 @@ def _wanted(image: str) -> _Wanted | Refusal:
             ),
         )
     framework = FRAMEWORKS[aws.framework]
+    if aws.server:
+        return _Wanted(framework, tag, "", server=f"{aws.server} {tag}".rstrip())
     meant = aws.versions.get(tag)
     rest = ""
     if meant is None:
@@ -223,7 +232,7 @@ def _available(
             for one in interpreters
             if one.python in release.pythons
         ]
-    locked = locks.pins().get(framework.name, {})
+    locked = locks.pins().get(framework.locked_as or framework.name, {})
     return [
         (release.version, one)
         for release in framework.releases
@@ -259,7 +268,7 @@ def _recipe(
 ) -> Recipe:
     framework = wanted.framework
     if framework.locked:
-        requirements = locks.pins()[framework.name][version][interpreter.python]
+        requirements = locks.pins()[framework.locked_as or framework.name][version][interpreter.python]
     else:
         release = framework.release(version) or framework.releases[-1]
         requirements = (f"{framework.distribution}=={version}", *release.companions(interpreter.python))
@@ -278,7 +287,7 @@ def _recipe(
         framework=framework.name,
         framework_version=version,
         requested=wanted.requested,
-        substituted=None if exact else f"{wanted.requested} -> {version}",
+        substituted=_substituted(wanted, version, exact),
         python=interpreter.python,
         interpreter=interpreter,
         requirements=requirements,
@@ -287,6 +296,12 @@ def _recipe(
         resolved_image=f"clary/{framework.name}:{version}-py{interpreter.python.replace('.', '')}@sha256:{digest}",
         notes=tuple(notes),
     )
+
+
+def _substituted(wanted: _Wanted, version: str, exact: bool) -> str | None:
+    if wanted.server:
+        return f"{wanted.server} -> clary's model server with {wanted.framework.distribution} {version}"
+    return None if exact else f"{wanted.requested} -> {version}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

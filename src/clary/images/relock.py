@@ -51,7 +51,7 @@ def main(uv: str, names: list[str]) -> int:
     hashes: dict[str, list[str]] = json.loads((LOCKS / "hashes.json").read_text()) if names else {}
     failed = 0
     for framework in FRAMEWORKS.values():
-        if not framework.locked or (names and framework.name not in names):
+        if not framework.locked or framework.locked_as or (names and framework.name not in names):
             continue
         fresh: dict[str, dict[str, list[str]]] = {}
         for release in framework.releases:

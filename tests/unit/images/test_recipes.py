@@ -35,6 +35,21 @@ CASES = [
     ("clary/lightgbm", "lightgbm", "4.7.0", None),
     ("clary/onnxruntime", "onnxruntime", "1.31.1", None),
     ("clary/pytorch", "pytorch", "2.13.0", None),
+    ("clary/triton", "triton", "1.31.1", None),
+    ("clary/triton-pytorch", "triton-pytorch", "2.13.0", None),
+    (
+        "785573368785.dkr.ecr.us-east-1.amazonaws.com/sagemaker-tritonserver:22.09-py3",
+        "triton",
+        "1.31.1",
+        "Triton 22.09-py3 -> clary's model server with onnxruntime 1.31.1",
+    ),
+    (
+        "registry.corp.example/sagemaker-tritonserver:25.04-py3-cpu",
+        "triton",
+        "1.31.1",
+        "Triton 25.04-py3-cpu -> clary's model server with onnxruntime 1.31.1",
+    ),
+    ("sagemaker-tritonserver", "triton", "1.31.1", "Triton -> clary's model server with onnxruntime 1.31.1"),
     (ECR + "sagemaker-scikit-learn:1.2-1-cpu-py3", "sklearn", "1.2.1", None),
     (ECR + "sagemaker-scikit-learn:1.4-2-cpu-py3", "sklearn", "1.4.2", None),
     (ECR + "sagemaker-scikit-learn:0.23-1-cpu-py3", "sklearn", "1.1.3", "0.23-1 -> 1.1.3"),
@@ -163,7 +178,21 @@ def test_every_locked_release_is_pinned_with_hashes_and_can_serve() -> None:
     for framework in FRAMEWORKS.values():
         for release in framework.releases if framework.locked else ():
             for python in release.pythons:
-                found = pins[framework.name][release.version][python]
+                found = pins[framework.locked_as or framework.name][release.version][python]
                 assert set(release.requirements(python)) <= set(found), (framework.name, release.version, python)
                 assert all(hashes[pin] for pin in found)
                 assert not [pin for pin in found if pin.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_repositories_for_triton_share_the_locks_of_onnxruntime() -> None:
+    triton, plain = recipe("clary/triton"), recipe("clary/onnxruntime")
+    assert triton.requirements == plain.requirements
+    assert triton.locked
+    assert triton.digest != plain.digest  # their workers are forked from interpreters of their own
+
+
+def test_the_environment_of_torchscript_repositories_holds_both_libraries() -> None:
+    found = recipe("clary/triton-pytorch", wheels=TORCH)
+    names = {one.partition("==")[0] for one in found.requirements}
+    assert {"torch", "onnxruntime", "numpy", "httptools"} <= names
+    assert "scipy" not in names
