@@ -46,9 +46,9 @@ def test_a_new_key_and_a_new_policy_hold_with_their_first_request(tmp_path: Path
     tables.write(path, {"keys": [key()]})
     caller = sent(authenticator)
     assert isinstance(caller, Caller)
-    assert authenticator.authorize(caller, "us-east-1", "e", {}) is not None
+    assert authenticator.authorize(caller, "us-east-1", "e", "sagemaker:InvokeEndpoint") is not None
     tables.write(path, {"keys": [key(ASK)]})
-    assert authenticator.authorize(caller, "us-east-1", "e", {}) is None
+    assert authenticator.authorize(caller, "us-east-1", "e", "sagemaker:InvokeEndpoint") is None
 
 
 def test_a_torn_snapshot_leaves_the_last_whole_one_in_force(tmp_path: Path) -> None:
