@@ -22,6 +22,7 @@ import create
 import data_path
 import footprint
 import machine
+import multimodel
 import peers.table
 import report
 import uploads
@@ -30,7 +31,7 @@ from report import Table
 from scale import FULL, QUICK, Scale
 
 ROOT = Path(__file__).parent.parent
-SUBJECTS = ("data_path", "peers", "batching", "wake", "create", "uploads", "footprint")
+SUBJECTS = ("data_path", "peers", "batching", "wake", "create", "uploads", "multimodel", "footprint")
 
 
 def arguments() -> argparse.Namespace:
@@ -66,6 +67,7 @@ def measured(name: str, given: argparse.Namespace, scale: Scale) -> list[Table]:
         "wake": lambda: [wake.table(scale)],
         "create": lambda: [create.table(scale)],
         "uploads": lambda: [uploads.table(scale)],
+        "multimodel": lambda: [multimodel.table(scale)],
         "footprint": lambda: [footprint.table(scale)],
     }
     machine.say(f"{name}: load average {machine.load_average()}")

@@ -97,6 +97,9 @@ class Stand:
     def supervisor(self, operation: str, **fields: Any) -> dict[str, Any]:
         return self._ask("supervisor.sock", {"op": operation, **fields})
 
+    def proxy(self, operation: str, **fields: Any) -> dict[str, Any]:
+        return self._ask("proxy.sock", {"op": operation, **fields})
+
     def workers(self, endpoint: str) -> list[dict[str, Any]]:
         return [w for w in self.supervisor("list")["workers"] if w["fleet"].split("/")[1] == endpoint]
 

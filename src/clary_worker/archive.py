@@ -201,15 +201,19 @@ def _make_links(root: int, destination: str, links: List[Tuple[Tuple[str, ...], 
             raise Refused("symlink %r (%r) leaves the archive through another link" % ("/".join(parts), target))
 
 
-def main() -> int:
-    descriptor, destination, max_bytes = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def tell(descriptor: int, destination: str, max_bytes: int, strict: bool = False) -> int:
+    """Unpacks, prints what came of it, and returns the exit code."""
     os.umask(0o022)
     try:
-        told: Dict[str, object] = dict(extract(descriptor, destination, max_bytes, "--strict" in sys.argv[4:]))
+        told: Dict[str, object] = dict(extract(descriptor, destination, max_bytes, strict))
     except (Refused, tarfile.TarError, EOFError, OSError, ValueError) as error:
         told = {"error": "%s: %s" % (type(error).__name__, error)}
     sys.stdout.write(json.dumps(told) + "\n")
     return 1 if "error" in told else 0
+
+
+def main() -> int:
+    return tell(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), "--strict" in sys.argv[4:])
 
 
 if __name__ == "__main__":

@@ -38,11 +38,15 @@ def argv_of(spec: WorkerSpec) -> List[str]:
     given = spec.environ.get("CLARY_COMMAND", "")
     if given:
         return shlex.split(given)
-    for place in ("serve", os.path.join("code", "serve")):
-        path = os.path.join(spec.model_dir, place)
+    folders = [spec.model_dir, os.path.join(spec.model_dir, "code")]
+    for folder in [spec.code_dir, *folders] if spec.code_dir else folders:
+        path = os.path.join(folder, "serve")
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return [path, "serve"]
-    raise FileNotFoundError("no program: set CLARY_COMMAND, or put an executable `serve` into the model archive")
+    raise FileNotFoundError(
+        "no program: set CLARY_COMMAND, or put an executable `serve` into the model archive or "
+        "the archive that SAGEMAKER_SUBMIT_DIRECTORY names"
+    )
 
 
 def serve(spec: WorkerSpec, listener: socket.socket, status: Any, private_network: bool) -> int:

@@ -248,10 +248,12 @@ class Connection(asyncio.Protocol):
             self._deaf = True
         if self._url == b"/invocations" and method == b"POST":
             self._service.batcher.submit(exchange)
-        elif self._service.models is not None and (self._url + b"/").startswith(b"/models/"):
-            self._service.models.take(method, self._url.partition(b"?")[0], exchange)
+            return
+        path = self._url.partition(b"?")[0]
+        if self._service.models is not None and (path == b"/models" or path.startswith(b"/models/")):
+            self._service.models.take(method, path, exchange)
         else:
-            exchange.answer(self._answer_other(method, self._url.partition(b"?")[0], exchange))
+            exchange.answer(self._answer_other(method, path, exchange))
 
     def _answer_other(self, method: bytes, path: bytes, exchange: Exchange) -> Response:
         read = method in (b"GET", b"HEAD")

@@ -17,11 +17,13 @@ import ctypes
 import gc
 import json
 import os
+import resource
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
@@ -33,7 +35,12 @@ from .spec import WorkerSpec
 
 _RESERVE_RATIO = 0.1  # of the memory limit, kept for requests
 _RESERVE_BYTES = 48 << 20
+_BOUND_BYTES = 24 << 20  # below the limit of memory: stacks, tables of pages, files that are written
 _FILE_FACTOR = 1.5  # what a model of unknown kind takes in memory, in sizes of its files
+_ROOM_RATIO = 0.02  # of the budget, freed beyond what lacks
+_MAX_LOADS = 1000  # that wait
+_GUESS_RATIO = 0.1  # of the budget, that lacks a load which failed for want of memory
+_MEMORY_WORDS = ("bad_alloc", "bad allocation", "unable to allocate", "cannot allocate memory", "out of memory")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -41,6 +48,20 @@ def resident_bytes() -> int:
     """What this process holds in memory now (proc(5), statm)."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * _PAGE
+
+
+def bound(memory_bytes: int) -> None:
+    """Lets allocations fail before the kernel would end the process, and all its models with it.
+
+    The soft limit on data (setrlimit(2), RLIMIT_DATA) counts what is reserved, not only what is touched; so what was
+    reserved untouched until now is allowed beside the memory.
+    """
+    with open("/proc/self/status") as file:
+        data_kib = next((int(line.split()[1]) for line in file if line.startswith("VmData:")), 0)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = data_kib * 1024 + memory_bytes - resident_bytes() - _BOUND_BYTES
+    if soft > data_kib * 1024 and (hard == resource.RLIM_INFINITY or soft < hard):
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 class Model:
@@ -66,6 +87,17 @@ class Model:
         }
 
 
+class Order:
+    """A load that was asked for, by one or several."""
+
+    __slots__ = ("exchanges", "name", "url")
+
+    def __init__(self, name: str, url: str, exchange: Any) -> None:
+        self.name = name
+        self.url = url
+        self.exchanges: List[Any] = [exchange]
+
+
 class Models:
     """The models of one process. Calls come from the loop's thread."""
 
@@ -73,11 +105,12 @@ class Models:
         self._spec = spec
         self._loop = loop
         self._models: Dict[str, Model] = {}
-        self._loading: Dict[str, List[Any]] = {}  # name -> exchanges that wait for it
+        self._wanted: Dict[str, Order] = {}  # loads, first come first served; the first is under way
         self._thread = ThreadPoolExecutor(1, "load")
         self._start_bytes = resident_bytes()
         reserve = max(_RESERVE_BYTES, int(spec.memory_bytes * _RESERVE_RATIO))
-        self._budget_bytes = max(0, spec.memory_bytes - self._start_bytes - reserve) if spec.memory_bytes else 0
+        self._budget_bytes = max(1, spec.memory_bytes - self._start_bytes - reserve) if spec.memory_bytes else 0
+        self._untrimmed = False  # models have gone since memory was last given back
 
     def take(self, method: bytes, path: bytes, exchange: Any) -> None:
         """Answers, now or later, what was asked below /models."""
@@ -122,58 +155,103 @@ class Models:
             return
         if name in self._models:
             exchange.answer(_said(409, "Model %s is loaded already." % name))
-            return
-        waiting = self._loading.get(name)
-        if waiting is not None:
-            waiting.append(exchange)
-            return
-        needed = int(_folder_bytes(url) * _FILE_FACTOR)
-        if self._budget_bytes and self._used_bytes() + needed > self._budget_bytes and self._models:
-            exchange.answer(self._full(name, needed))
-            return
-        self._loading[name] = [exchange]
-        spec = replace(self._spec, model_dir=url, code_dir="", cache_dir="", warm_up=False)
-        try:
-            program = scripts.locate(spec)
-        except LoadError as error:
-            self._loaded(name, url, error, None, 0, 0.0)
-            return
-        if program is not None:
-            self._loaded(name, url, *_built(lambda: _Scripted(program, spec)))
-            return
-        job = self._loop.run_in_executor(self._thread, _built, lambda: _bare(spec))
-        job.add_done_callback(lambda done: self._loaded(name, url, *done.result()))
-
-    def _loaded(
-        self, name: str, url: str, error: Optional[BaseException], handler: Any, bytes_: int, load_ms: float
-    ) -> None:
-        waiting = self._loading.pop(name)
-        if error is not None:
-            answer = _failed(name, error)
+        elif name in self._wanted:
+            self._wanted[name].exchanges.append(exchange)
+        elif len(self._wanted) >= _MAX_LOADS:
+            exchange.answer(_said(503, "%d loads wait already." % _MAX_LOADS))
         else:
-            batching = self._spec.batching == "auto"
-            batcher = Batcher(handler, self._loop.call_soon, self._spec.max_batch_size, batching)
-            model = self._models[name] = Model(name, url, handler, batcher, bytes_, load_ms)
-            answer = _json({"status": "Model %s is loaded." % name, **model.described(), **self._memory()})
-            if self._budget_bytes and self._used_bytes() > self._budget_bytes and len(self._models) > 1:
-                self._unload(model)
-                answer = self._full(name, bytes_)
-        for exchange in waiting:
+            self._wanted[name] = Order(name, url, exchange)
+            if len(self._wanted) == 1:
+                self._begin()
+
+    def _begin(self) -> None:
+        """The next load. One at a time: whether it fits is measured when the one before it is in."""
+        while self._wanted:
+            order = next(iter(self._wanted.values()))
+            lacking_bytes = self._lacking_bytes(order.url)
+            if lacking_bytes:
+                self._end(order, self._full(order.name, lacking_bytes))
+                continue
+            spec = replace(self._spec, model_dir=order.url, code_dir="", cache_dir="", warm_up=False)
+            try:
+                program = _program(spec, self._spec.code_dir)
+            except LoadError as error:
+                self._end(order, _failed(order.name, error))
+                continue
+            if program is None:
+                job = self._loop.run_in_executor(self._thread, _built, partial(_bare, spec))
+                job.add_done_callback(partial(self._built, order))
+                return
+            self._loaded(order, _built(partial(_Scripted, program, spec)))
+
+    def _built(self, order: Order, job: Any) -> None:
+        self._loaded(order, job.result())
+        self._begin()
+
+    def _loaded(self, order: Order, result: Any) -> None:
+        error, handler, bytes_, load_ms = result
+        if error is not None:
+            lacking_bytes = max(bytes_, int(self._budget_bytes * _GUESS_RATIO))
+            failed = self._full(order.name, lacking_bytes) if _is_memory(error) else _failed(order.name, error)
+            self._end(order, failed)
+            return
+        batching = self._spec.batching == "auto"
+        batcher = Batcher(handler, self._loop.call_soon, self._spec.max_batch_size, batching)
+        model = self._models[order.name] = Model(order.name, order.url, handler, batcher, bytes_, load_ms)
+        over_bytes = self._used_bytes() - self._budget_bytes
+        if self._budget_bytes and over_bytes > 0 and len(self._models) > 1 and self._trimmed() > self._budget_bytes:
+            del handler, batcher, result
+            self._unload(model)
+            self._trimmed()
+            self._end(order, self._full(order.name, over_bytes))
+            return
+        self._end(order, _json({"status": "Model %s is loaded." % order.name, **model.described(), **self._memory()}))
+
+    def _end(self, order: Order, answer: Response) -> None:
+        del self._wanted[order.name]
+        for exchange in order.exchanges:
             exchange.answer(answer)
 
     def _unload(self, model: Model) -> None:
-        """Returns when the memory is the system's again, as far as the allocator gives it back."""
+        """What it held is free for the next load at once, and the system's again when a load needs it."""
         del self._models[model.name]
         model.handler = model.batcher = None  # type: ignore[assignment]
-        gc.collect()
-        _trim()
+        self._untrimmed = True
 
-    def _full(self, name: str, needed: int) -> Response:
+    # -- memory
+
+    def _lacking_bytes(self, url: str) -> int:
+        """How many bytes must be freed before this may be loaded; 0: it may.
+
+        Somewhat more than lacks: what gives memory back costs the same for many models as for one.
+        """
+        if not self._budget_bytes:
+            return 0
+        # Alone in here it is tried if its files fit: nothing could make more room for it.
+        needed = int(_folder_bytes(url) * (_FILE_FACTOR if self._models else 1.0))
+        if self._used_bytes() + needed <= self._budget_bytes:
+            return 0
+        used = self._trimmed()
+        if used + needed <= self._budget_bytes:
+            return 0
+        return used + needed - self._budget_bytes + int(self._budget_bytes * _ROOM_RATIO)
+
+    def _trimmed(self) -> int:
+        """Bytes in use when the memory of models that have gone is the system's again."""
+        if self._untrimmed:
+            gc.collect()
+            _trim()
+            self._untrimmed = False
+        return self._used_bytes()
+
+    def _full(self, name: str, lacking_bytes: int) -> Response:
+        used = self._used_bytes()
         told = {
             "code": 507,
             "type": "InsufficientStorage",
-            "message": "Model %s needs about %d bytes; %d of %d are in use."
-            % (name, needed, self._used_bytes(), self._budget_bytes),
+            "message": "There is no room for model %s: models take %d of %d bytes, and %d more must be freed."
+            % (name, used, self._budget_bytes, lacking_bytes),
+            "lackingBytes": lacking_bytes,
             **self._memory(),
         }
         return Response(json.dumps(told).encode(), JSON, 507)
@@ -182,7 +260,7 @@ class Models:
         return max(0, resident_bytes() - self._start_bytes)
 
     def _memory(self) -> Dict[str, int]:
-        return {"usedBytes": self._used_bytes(), "budgetBytes": self._budget_bytes, "models": len(self._models)}
+        return {"usedBytes": self._used_bytes(), "budgetBytes": self._budget_bytes, "loadedModels": len(self._models)}
 
 
 class NoModel:
@@ -248,8 +326,22 @@ class _Scripted:
                 sys.path.remove(self._folder)
 
     def _is_ours(self, module: Any) -> bool:
-        file = getattr(module, "__file__", None)
-        return isinstance(file, str) and file.startswith(self._folder + os.sep)
+        """Looks into the module's dictionary only: a lazy module would import itself if it were asked."""
+        names = getattr(module, "__dict__", {})
+        file = names.get("__file__")
+        places = [file] if isinstance(file, str) else list(names.get("__path__") or ())
+        return any(str(place).startswith(self._folder + os.sep) for place in places)
+
+
+def _program(spec: WorkerSpec, shared_dir: str) -> Optional[scripts.Program]:
+    """The model's own script, else the one that all models share. Raises: LoadError."""
+    try:
+        own = scripts.locate(spec)
+    except LoadError:
+        if not shared_dir:
+            raise
+        own = None
+    return own if own is not None or not shared_dir else scripts.locate(replace(spec, code_dir=shared_dir))
 
 
 def _bare(spec: WorkerSpec) -> PredictorHandler:
@@ -265,13 +357,19 @@ def _built(make: Callable[[], Any]) -> Any:
     except BaseException as error:  # the worker's border: one model's failure is no other's
         if not isinstance(error, LoadError):
             traceback.print_exc(file=sys.stderr)
-        return error, None, 0, 0.0
+        return error, None, max(0, resident_bytes() - before), 0.0
     return None, handler, max(0, resident_bytes() - before), (perf_counter() - started_s) * 1000.0
 
 
+def _is_memory(error: BaseException) -> bool:
+    """Whether a load failed for want of memory; a LoadError carries what the library raised as its cause."""
+    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        return True
+    told = str(error).lower()  # native libraries say so in words only
+    return any(words in told for words in _MEMORY_WORDS)
+
+
 def _failed(name: str, error: BaseException) -> Response:
-    if isinstance(error, MemoryError):
-        return Response(b'{"code": 507, "message": "out of memory while loading"}', JSON, 507)
     reason = "%s (%s)" % (error.reason, error.hint) if isinstance(error, LoadError) else repr(error)
     return _said(500, "Model %s could not be loaded: %s" % (name, reason))
 

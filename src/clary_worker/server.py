@@ -113,6 +113,8 @@ async def _run(
     service = Service(batcher, spec.max_payload_bytes, execution_parameters(spec), loop)
     if spec.multi_model:
         service.models = multimodel.Models(spec, loop)
+        if spec.memory_bytes:
+            multimodel.bound(spec.memory_bytes)
     leaving = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.set)

@@ -22,7 +22,6 @@ has no rights; its children put up their own walls inside (see `guest`).
 from __future__ import annotations
 
 import array
-import ctypes
 import gc
 import json
 import os
@@ -30,37 +29,19 @@ import select
 import signal
 import socket
 import sys
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 from . import loader, process, rehearsal
+from .orders import named, receive
 from .spec import JailSpec
 
-MAX_MESSAGE_BYTES = 1 << 18
 SPARE_AFTER_S = 0.05
 # Native libraries whose import leaves a helper thread that a fork does not need (trials: onnxruntime keeps one).
 SAFE_EXTRA_THREADS = {"onnxruntime": 1, "triton": 1, "triton-pytorch": 1}
 
 
-def receive(channel: socket.socket, max_fds: int = 64) -> Tuple[Dict[str, Any], List[int]]:
-    """One message and its descriptors; ({}, []) when the other side is gone."""
-    size = array.array("i").itemsize
-    data, ancillary, _, _ = channel.recvmsg(
-        MAX_MESSAGE_BYTES, socket.CMSG_LEN(max_fds * size), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-    )
-    descriptors = array.array("i")
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(payload[: len(payload) - len(payload) % size])
-    return (json.loads(data) if data else {}), list(descriptors)
-
-
 def thread_count() -> int:
     return len(os.listdir("/proc/self/task"))
-
-
-def named(name: str) -> None:
-    """What `ps -o comm` shows of this process (PR_SET_NAME: 15 characters)."""
-    ctypes.CDLL(None).prctl(15, name.encode(), 0, 0, 0)
 
 
 def main() -> None:

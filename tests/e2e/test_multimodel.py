@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import tarfile
 import uuid
 from typing import Any
 
+import boto3
 import joblib
 import numpy
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from conftest import ROLE, Clary, Trained, instance, signal_to, wait_for
 from sklearn.linear_model import LinearRegression
 
@@ -48,7 +50,7 @@ class Many:
     def put(self, target: str, files: dict[str, bytes]) -> None:
         self.clary.client("s3").put_object(Bucket=BUCKET, Key=self.prefix + target, Body=packed(files))
 
-    def endpoint(self, instance_type: str = "ml.m5.large", **container: Any) -> str:
+    def model(self, **container: Any) -> str:
         name = f"m-{uuid.uuid4().hex[:10]}"
         self.clary.client("sagemaker").create_model(
             ModelName=name,
@@ -61,7 +63,11 @@ class Many:
                 **container,
             },
         )
-        return self.clary.endpoint(self.clary.config({**instance(name), "InstanceType": instance_type}))
+        return name
+
+    def endpoint(self, instance_type: str = "ml.m5.large", **container: Any) -> str:
+        variant = {**instance(self.model(**container)), "InstanceType": instance_type}
+        return self.clary.endpoint(self.clary.config(variant))
 
     def invoke(self, endpoint: str, target: str, body: bytes | str = "2\n", **options: Any) -> str:
         return self.clary.invoke(endpoint, body, TargetModel=target, Accept="text/csv", **options).decode()
@@ -154,26 +160,40 @@ def test_a_dead_worker_takes_its_models_and_they_come_back(many: Many, endpoint:
 
 def test_a_new_proxy_finds_what_is_loaded(many: Many, endpoint: str) -> None:
     many.invoke(endpoint, "tenant-1/model.tar.gz")
+    (worker,) = many.clary.ready(endpoint)
     signal_to(many.clary.service_pid("proxy"), signal.SIGKILL)
-    wait_for(many.clary.answers, 20, "the front door")
-    assert float(many.invoke(endpoint, "tenant-1/model.tar.gz")) == pytest.approx(2.0)
+
+    def answers() -> bool:
+        try:
+            return float(many.invoke(endpoint, "tenant-1/model.tar.gz")) == pytest.approx(2.0)
+        except (ClientError, BotoCoreError):
+            return False  # the connection that was open to the proxy before it
+
+    wait_for(answers, 20, "the front door")
+    assert [one["pid"] for one in many.clary.ready(endpoint)] == [worker["pid"]]
 
 
 def test_the_least_used_go_before_memory_runs_out(many: Many) -> None:
-    """Models of 200 MB each on an instance of 2 GiB serverless-like memory: all answer, none dies of it."""
+    """Models of 700 MB each, twice what an instance of 4 GiB holds: all answer, and the worker lives."""
     big = Many(many.clary)
-    for number in range(12):
-        model = LinearRegression().fit(numpy.array([[0.0], [1.0]]), numpy.array([0.0, float(number)]))
-        model.ballast_ = numpy.full(75_000_000 // 2, number, dtype=numpy.float64)
-        file = io.BytesIO()
-        joblib.dump(model, file, compress=("zlib", 1))
-        big.put(f"{number}.tar.gz", {"model.joblib": file.getvalue()})
-    name = big.endpoint("ml.t2.medium")
+    script = b"""
+import numpy
+
+def model_fn(model_dir):
+    return numpy.ones(87_500_000)
+
+def transform_fn(model, body, content_type, accept):
+    return f"{model.nbytes}", "text/csv"
+"""
+    for number in range(10):
+        big.put(f"{number}.tar.gz", {"code/inference.py": script})
+    name = big.endpoint("ml.c5.large")
     pid = many.clary.ready(name)[0]["pid"]
-    for _ in range(2):
-        for number in range(12):
-            assert float(big.invoke(name, f"{number}.tar.gz")) == pytest.approx(2.0 * number)
+    for target in [*range(10), 9, 0]:
+        assert big.invoke(name, f"{target}.tar.gz") == "700000000"
     assert many.clary.ready(name)[0]["pid"] == pid
+    held = {row["pid"]: row["models"] for row in json.loads(many.clary.run("ps", "--json").stdout) if "models" in row}
+    assert 3 <= held[pid] <= 5
     many.clary.delete(name)
 
 
@@ -186,6 +206,121 @@ def test_without_cache_each_call_loads_and_lets_go(many: Many) -> None:
 
 def test_others_take_no_target(many: Many, forest_uri: str) -> None:
     single = many.clary.endpoint(many.clary.config(instance(many.clary.model(forest_uri, "clary/sklearn"))))
-    with pytest.raises(ClientError, match="only allowed for multi-model endpoints"):
+    with pytest.raises(ClientError, match="is not a multi-model endpoint and does not support target model header"):
         many.invoke(single, "x.tar.gz")
     many.clary.delete(single)
+
+
+def test_policies_may_name_the_models_that_somebody_asks_for(many: Many, endpoint: str) -> None:
+    statement = {
+        "Effect": "Allow",
+        "Action": "sagemaker:InvokeEndpoint",
+        "Resource": "*",
+        "Condition": {"StringLike": {"sagemaker:TargetModel": "tenant-1/*"}},
+    }
+    iam, user = many.clary.client("iam"), f"tenant-{uuid.uuid4().hex[:8]}"
+    iam.create_user(UserName=user)
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    iam.put_user_policy(UserName=user, PolicyName="one", PolicyDocument=document)
+    key = iam.create_access_key(UserName=user)["AccessKey"]
+    tenant = boto3.client(
+        "sagemaker-runtime",
+        region_name="us-east-1",
+        endpoint_url=many.clary.variables["AWS_ENDPOINT_URL"],
+        aws_access_key_id=key["AccessKeyId"],
+        aws_secret_access_key=key["SecretAccessKey"],
+    )
+    asked = {"EndpointName": endpoint, "Body": "2\n", "ContentType": "text/csv", "Accept": "text/csv"}
+    told = tenant.invoke_endpoint(TargetModel="tenant-1/model.tar.gz", **asked)["Body"].read()
+    assert float(told) == pytest.approx(2.0)
+    with pytest.raises(ClientError) as caught:
+        tenant.invoke_endpoint(TargetModel="tenant-2/model.tar.gz", **asked)
+    assert caught.value.response["Error"]["Code"] == "AccessDeniedException"
+
+
+def test_what_takes_one_model_refuses_many(many: Many) -> None:
+    sagemaker, name = many.clary.client("sagemaker"), f"r-{uuid.uuid4().hex[:10]}"
+    model = many.model()
+    with pytest.raises(ClientError, match="a transform job takes one model"):
+        sagemaker.create_transform_job(
+            TransformJobName=name,
+            ModelName=model,
+            TransformInput={"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/in"}}},
+            TransformOutput={"S3OutputPath": f"s3://{BUCKET}/out"},
+            TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+        )
+    variant: dict[str, Any] = {"VariantName": "AllTraffic", "ModelName": model}
+    with pytest.raises(ClientError, match="not supported for serverless"):
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=name,
+            ProductionVariants=[{**variant, "ServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 1}}],
+        )
+    with pytest.raises(ClientError, match="InvokeEndpointAsync has no TargetModel"):
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=name,
+            ProductionVariants=[instance(model)],
+            AsyncInferenceConfig={"OutputConfig": {"S3OutputPath": f"s3://{BUCKET}/out"}},
+        )
+
+
+SERVER = b"""#!/usr/bin/env python3
+import http.server
+import json
+import os
+
+MODELS = {}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, status, body=b""):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        if self.path == "/ping":
+            self.answer(200)
+        elif self.path == "/models":
+            self.answer(200, json.dumps({"models": [{"modelName": name} for name in MODELS]}).encode())
+        else:
+            self.answer(200 if self.path.split("/")[2] in MODELS else 404)
+
+    def do_DELETE(self):
+        self.answer(200 if MODELS.pop(self.path.split("/")[2], None) else 404)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/models":
+            asked = json.loads(body)
+            if asked["model_name"] in MODELS:
+                self.answer(409)
+            elif len(MODELS) == 2:
+                self.answer(507)
+            else:
+                assert os.environ["SAGEMAKER_MULTI_MODEL"] == "true"
+                with open(os.path.join(asked["url"], "word.txt")) as file:
+                    MODELS[asked["model_name"]] = asked["url"], file.read()
+                self.answer(200)
+        else:
+            model = MODELS.get(self.path.split("/")[2])
+            target = self.headers["X-Amzn-SageMaker-Target-Model"]
+            self.answer(*((200, f"{model[1]} {target} {len(MODELS)}".encode()) if model else (404,)))
+
+
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+"""
+
+
+def test_a_server_of_ones_own_speaks_the_api(many: Many) -> None:
+    source = many.clary.upload({"serve": SERVER})
+    own = Many(many.clary, "clary/command", {"SAGEMAKER_SUBMIT_DIRECTORY": source})
+    words = ("one", "two", "six")
+    for word in words:
+        own.put(f"{word}.tar.gz", {"word.txt": word.encode()})
+    name = own.endpoint()
+    for count, word in ((1, "one"), (2, "two"), (2, "six"), (2, "one"), (2, "one")):
+        assert own.invoke(name, f"{word}.tar.gz") == f"{word} {word}.tar.gz {count}"
+    many.clary.delete(name)

@@ -33,6 +33,7 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
     local = Local(data_dir(data))
     local.settings()
     facts = local.supervisor("list")
+    models = _models(local.proxy("facts"))
     rows: list[dict[str, Any]] = []
     for worker in facts["workers"]:
         region, endpoint, variant, generation = worker["fleet"].split("/")
@@ -51,6 +52,8 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
                 "start": "plain" if worker["plain"] else "fork",
             }
         )
+        if worker["worker"] in models:
+            rows[-1]["models"] = models[worker["worker"]]
     for zygote in facts["zygotes"]:
         rows.append({"kind": "zygote", "endpoint": zygote["framework"], "pid": zygote["pid"], "state": zygote["state"]})
     for service in facts["services"]:
@@ -64,7 +67,7 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
         return
     print_table(
         "",
-        ("KIND", "ENDPOINT", "VARIANT", "PID", "STATE", "AGE", "MEMORY"),
+        ("KIND", "ENDPOINT", "VARIANT", "PID", "STATE", "AGE", "MEMORY", *(("MODELS",) if models else ())),
         [
             (
                 row["kind"],
@@ -74,10 +77,16 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
                 row["state"],
                 _age(row["started_ns"]) if "started_ns" in row else "",
                 f"{row['memory_mib']:.1f} MiB",
+                *((row.get("models", ""),) if models else ()),
             )
             for row in rows
         ],
     )
+
+
+def _models(traffic: dict[str, Any]) -> dict[str, int]:
+    """How many models each worker of a multi-model endpoint holds."""
+    return {worker: count for fleet in traffic["fleets"].values() for worker, count in fleet["models"].items()}
 
 
 def status(data: DataOption = None, as_json: JsonOption = False) -> None:

@@ -3,7 +3,8 @@
 {"op": "costs", "by": "endpoint" | "variant" | "day", "since_ns": n | null} -> {"sums": [...], "prices": source}
 {"op": "verify"} -> the ledger against the raw usage        {"op": "notes"} -> per endpoint: notes, progress, reason
 {"op": "jobs", "running": bool, "last": n} -> transform jobs, newest first, with their progress
-{"op": "fetch_model", "fleet": f, "target": t} -> {"name", "url", "bytes"} of a multi-model endpoint's model
+{"op": "fetch_model", "fleet": f, "target": t} -> {"name", "url", "bytes"} of a multi-model endpoint's model,
+                                    or {"invalid": text} when the target is the caller's mistake
 {"op": "explain", "image": i} -> {"lines": [...]}            {"op": "pull", "image": i} -> builds its environment
 """
 
@@ -17,12 +18,12 @@ from typing import Any
 
 from clary.controllers.environments import RecipeEnvironments
 from clary.controllers.metering import Metering
-from clary.controllers.multimodel import MultiModels
+from clary.controllers.multimodel import MultiModels, NotAModel
 from clary.controllers.publication import TransformJob, read_job
 from clary.controllers.reconciliation import reconcile
 from clary.controllers.transforms import TransformController
 from clary.domain.endpoint import Desired, Observed, failure_reason, status
-from clary.domain.errors import ClaryError, NotFound
+from clary.domain.errors import ClaryError
 from clary.domain.fleet_name import TRANSFORM_JOB
 from clary.domain.prices import PriceBook
 from clary.domain.transform_job import CLEARED
@@ -88,8 +89,8 @@ class Administration:
     async def _fetch_model(self, fleet: str, target: str) -> dict[str, Any]:
         try:
             return await self._multi_models.fetch(fleet, target)
-        except NotFound as error:
-            return {"missing": str(error)}
+        except NotAModel as error:
+            return {"invalid": str(error)}
 
     async def _costs(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._metering.look()

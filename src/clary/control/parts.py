@@ -14,6 +14,7 @@ from typing import Any
 import uv
 
 from clary.control.administration import Administration
+from clary.controllers import model_gauges
 from clary.controllers.artifacts import Artifacts
 from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
@@ -131,7 +132,14 @@ class Control:
         )
         self.capture = CaptureDelivery(layout.capture, self.objects)
         self.garbage = GarbageCollector(layout, self.resources)
-        self.metering = Metering(layout, self.database, self.prices, settings.account, self._workers)
+        self.metering = Metering(
+            layout,
+            self.database,
+            self.prices,
+            settings.account,
+            self._workers,
+            models=lambda: model_gauges.ask(layout.proxy_socket),
+        )
         log_store = LogStore(layout.logs / "groups")
         self.log_tail = LogTail(layout.worker_logs, log_store, settings.account, self._workers)
         sagemaker = SageMaker(

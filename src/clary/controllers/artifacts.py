@@ -125,27 +125,9 @@ class Artifacts:
         reader = await self._on_thread(self._objects.open, bucket, key)
         try:
             archive, extra = await self._on_thread(self._one_file, reader, temporary)
-            private = bool(self._runtime.isolation.get("private_root"))
-            if self._runtime.isolation.get("own_uid"):
-                os.chown(temporary, self._uid, self._uid)
-            program = "/clary_worker/archive.py" if private else str(WORKER_PACKAGE / "archive.py")
-            result = await self._runtime.request(
-                "task",
-                limit_s=EXTRACT_LIMIT_S + 10,
-                argv=[
-                    os.path.realpath(sys.executable),
-                    "-I",
-                    "-S",
-                    program,
-                    "{fd0}",
-                    "/out" if private else str(temporary),
-                    str(max_bytes),
-                ],
-                files=[str(archive)],
-                environ={"LANG": "C.UTF-8"},
-                timeout_s=EXTRACT_LIMIT_S,
-                jail=self._jail(temporary, max_bytes),
-            )
+            result = await self._unpack(archive, temporary, max_bytes, warm=True)
+            if result.get("lost"):
+                result = await self._unpack(archive, temporary, max_bytes, warm=False)
             if extra is not None:
                 extra.unlink()
             self._judge(result, uri)
@@ -157,6 +139,27 @@ class Artifacts:
             raise
         finally:
             reader.close()
+
+    async def _unpack(self, archive: Path, temporary: Path, max_bytes: int, warm: bool) -> dict[str, Any]:
+        """The outcome of unpacking into an empty folder, by the warm unpacker where one is ready."""
+        private = bool(self._runtime.isolation.get("private_root"))
+        if not warm:
+            await self._on_thread(_empty, temporary)
+        if self._runtime.isolation.get("own_uid"):
+            os.chown(temporary, self._uid, self._uid)
+        program = "/clary_worker/archive.py" if private else str(WORKER_PACKAGE / "archive.py")
+        destination = "/out" if private else str(temporary)
+        interpreter = os.path.realpath(sys.executable)
+        return await self._runtime.request(
+            "task",
+            limit_s=EXTRACT_LIMIT_S + 10,
+            argv=[interpreter, "-I", "-S", program, "{fd0}", destination, str(max_bytes)],
+            files=[str(archive)],
+            environ={"LANG": "C.UTF-8"},
+            timeout_s=EXTRACT_LIMIT_S,
+            jail=self._jail(temporary, max_bytes),
+            unpack={"destination": destination, "max_bytes": max_bytes} if warm else None,
+        )
 
     def _one_file(self, reader: Any, temporary: Path) -> tuple[Path, Path | None]:
         """The archive as one file: in place when it was put in one piece, else joined beside the target."""
@@ -207,6 +210,14 @@ class Artifacts:
                     os.lchown(os.path.join(place, name), 0, 0)
             os.chown(temporary, 0, 0)
         os.rename(temporary, folder)
+
+
+def _empty(folder: Path) -> None:
+    for place in folder.iterdir():
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
 
 
 def _digest(*parts: str) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from clary.controllers.model_gauges import Instances, of_instances
 from clary.controllers.process_gauges import Gauge, ProcessGauges
 from clary.domain import ledger as money
 from clary.domain.errors import StoreFailed
@@ -66,6 +67,7 @@ class Look:
     journal: JournalPart
     counters: Mapping[int, Usage]
     gauges: tuple[Gauge, ...]
+    models: Instances
     minute_over: bool
 
 
@@ -87,7 +89,8 @@ class _Change:
 
 
 class Metering:
-    """The one writer of the ledger. `workers` are the supervisor's records of what lives now."""
+    """The one writer of the ledger. `workers` are the supervisor's records of what lives now, `models` those that
+    workers of multi-model endpoints hold, by worker."""
 
     def __init__(
         self,
@@ -97,11 +100,13 @@ class Metering:
         account: str,
         workers: Workers,
         clock_ns: Callable[[], int] = time.time_ns,
+        models: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._database = database
         self._prices = prices
         self._account = account
         self._workers = workers
+        self._models = models
         self._clock_ns = clock_ns
         self._heartbeat = layout.heartbeat
         self._journal = JournalFile(layout.journal)
@@ -209,8 +214,13 @@ class Metering:
         beat_ns = min(heartbeat_ns(self._heartbeat), at_ns)
         journal = self._journal.read(mark)
         minute_over = self._minute_s != 0 and at_ns // 1_000_000_000 // MINUTE_S > self._minute_s
-        gauges = tuple(self._gauges.look(list(self._workers()), at_ns / 1e9)) if minute_over and self.lives else ()
-        return Look(at_ns, beat_ns, journal, self._counters.changed(), gauges, minute_over)
+        gauges: tuple[Gauge, ...] = ()
+        models: Instances = {}
+        if minute_over and self.lives:
+            workers = list(self._workers())
+            gauges = tuple(self._gauges.look(workers, at_ns / 1e9))
+            models = of_instances(self._models(), workers)
+        return Look(at_ns, beat_ns, journal, self._counters.changed(), gauges, models, minute_over)
 
     def _accrues(self, look: Look) -> bool:
         due = look.at_ns - self._accrued_ns >= ACCRUE_EVERY_NS or look.at_ns < self._accrued_ns
@@ -316,6 +326,10 @@ class Metering:
                 metric = Metric(namespace, name, dimensions, "Percent")
                 sample: Sample = of_values([(value, 1)])
                 self._series.add(connection, place, metric, ended_s, sample)
+        for (fleet, _), count in look.models.items():
+            place, dimensions = self._variant(fleet)
+            metric = Metric(INSTANCE_METRICS, "LoadedModelCount", dimensions)
+            self._series.add(connection, place, metric, ended_s, constant(float(count), 1))
         if now_s - self._pruned_s >= PRUNE_EVERY_S:
             prune(connection, now_s - KEPT_S)
             self._pruned_s = now_s

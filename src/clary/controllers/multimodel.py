@@ -9,15 +9,18 @@ The proxy asks when a model is to be loaded that nobody holds; it gives up by it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
 import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clary.controllers.artifacts import Artifacts, folder_bytes
 from clary.domain.endpoint import DataSource, Observed, Variant, prepared_of
-from clary.domain.errors import Invalid, NotFound
+from clary.domain.errors import ClaryError, NotFound
 from clary.domain.fleet_name import parse_fleet_name
 from clary.domain.multimodel import least_recent_files
 from clary.domain.names import Place, S3Uri, parse_s3_uri
@@ -29,6 +32,35 @@ from clary.store.resources import Resources
 GIB = 1024**3
 SEEN_AT = "/opt/ml/models"
 RECENT_S = 600.0  # what was asked for lately stays on the disk: a worker may just be reading it
+SHELVES_KEPT = 1000
+PACKED = (".tar.gz", ".tgz")
+
+
+class NotAModel(ClaryError):
+    """The target names nothing below the prefix: the caller's mistake, told in AWS's words."""
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """One deployment variant's folder of models, and what lies in it: name -> (last use, bytes)."""
+
+    folder: Path
+    held: dict[str, tuple[float, int]] = field(default_factory=dict)
+    bytes: int = 0
+
+    def put(self, name: str, size_bytes: int) -> None:
+        self.bytes += size_bytes - self.held.get(name, (0.0, 0))[1]
+        self.held[name] = (time.time(), size_bytes)
+
+    def make_room(self, limit_bytes: int) -> list[str]:
+        """Names of what has to go, least recently used first; they are no longer counted."""
+        if self.bytes <= limit_bytes:
+            return []
+        now_s = time.time()
+        gone = [name for name in least_recent_files(self.held, limit_bytes) if now_s - self.held[name][0] > RECENT_S]
+        for name in gone:
+            self.bytes -= self.held.pop(name)[1]
+        return gone
 
 
 class MultiModels:
@@ -42,32 +74,64 @@ class MultiModels:
         self._objects = objects
         self._runtime = runtime
         self._account = account
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+        self._shelves: dict[str, _Shelf] = {}
 
     async def fetch(self, fleet: str, target: str) -> dict[str, object]:
         """{"name", "url", "bytes"} of a target's model, on the disk when this returns.
 
-        Raises: NotFound when there is no such endpoint or object, Invalid when the archive is refused.
+        Raises: NotAModel when there is no such object, Invalid when its archive is refused, NotFound for the fleet.
         """
         variant, folder = await self._place_of(fleet)
         key = _key(variant, target)
         try:
             info = await asyncio.to_thread(self._objects.head, key.bucket, key.key)
         except NotFound as error:
-            raise NotFound("model", target) from error
+            raise NotAModel(
+                f"Failed to download model data(bucket: {key.bucket}, key: {key.key}). Please ensure that there is an "
+                "object located at the URL and that the role passed to CreateModel has permissions to download the "
+                "model."
+            ) from error
         name = hashlib.sha256(f"{target}\0{info.etag}\0{info.content_id}".encode()).hexdigest()[:32]
         place = folder / name
-        async with self._locks.setdefault(f"{fleet}/{name}", asyncio.Lock()):
-            if place.is_dir():
-                os.utime(place)
-            else:
-                source = DataSource(str(key), compressed=target.endswith((".tar.gz", ".tgz")))
+        async with self._alone(fleet):
+            shelf = await self._shelf(fleet, folder)
+        async with self._alone(f"{fleet}/{name}"):
+            if name not in shelf.held:
+                source = DataSource(str(key), compressed=target.endswith(PACKED))
                 made, _ = await self._artifacts.fetch(source, variant.volume_gib)
-                await asyncio.to_thread(_link, made, place)
-                await asyncio.to_thread(_make_room, folder, variant.volume_gib * GIB)
-        self._locks.pop(f"{fleet}/{name}", None)
+                size_bytes = await asyncio.to_thread(_link, made, place)
+            else:
+                size_bytes = shelf.held[name][1]
+            shelf.put(name, size_bytes)
+            gone = shelf.make_room(variant.volume_gib * GIB)
+            if gone:
+                await asyncio.to_thread(_remove, folder, gone)
         seen = SEEN_AT if self._runtime.isolation.get("private_root") else str(folder)
-        return {"name": name, "url": f"{seen}/{name}/model", "bytes": folder_bytes(place)}
+        return {"name": name, "url": f"{seen}/{name}/model", "bytes": size_bytes}
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """One at a time of a name; a lock lives as long as somebody has or wants it."""
+        lock, holders = self._locks.setdefault(name, (asyncio.Lock(), []))
+        holders.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            holders.pop()
+            if not holders:
+                del self._locks[name]
+
+    async def _shelf(self, fleet: str, folder: Path) -> _Shelf:
+        """What lies in the folder, read from the disk once."""
+        shelf = self._shelves.pop(fleet, None)
+        if shelf is None:
+            shelf = await asyncio.to_thread(_read, folder)
+        while len(self._shelves) >= SHELVES_KEPT:
+            del self._shelves[next(iter(self._shelves))]
+        self._shelves[fleet] = shelf
+        return shelf
 
     async def _place_of(self, fleet: str) -> tuple[Variant, Path]:
         name = parse_fleet_name(fleet)
@@ -86,37 +150,47 @@ class MultiModels:
 
 
 def _key(variant: Variant, target: str) -> S3Uri:
-    """The object of a target. Raises: Invalid for one that is no path below the prefix."""
+    """The object of a target. Raises: NotAModel for one that is no path below the prefix."""
     assert variant.container.data is not None
     prefix = parse_s3_uri(variant.container.data.uri)
     assert prefix is not None
-    parts = target.split("/")
-    if not target or target.startswith("/") or ".." in parts or "\0" in target:
-        raise Invalid("TargetModel", f"{target!r} is no path below {variant.container.data.uri}.")
-    return S3Uri(prefix.bucket, prefix.key + target)
+    relative = target.removeprefix("/")
+    if not relative or ".." in relative.split("/") or "\0" in relative:
+        raise NotAModel(f"TargetModel {target!r} is no path below {variant.container.data.uri}.")
+    return S3Uri(prefix.bucket, prefix.key + relative)
 
 
-def _link(made: Path, place: Path) -> None:
-    """The same files under the variant's folder, all at once. They are links: the cache may go, they stay."""
+def _link(made: Path, place: Path) -> int:
+    """The same files under the variant's folder, all at once; their bytes. They are links: the cache may go."""
     temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}")
     temporary.mkdir(mode=0o755)
     temporary.chmod(0o755)
     try:
         shutil.copytree(made, temporary / "model", symlinks=True, copy_function=os.link)
+        size_bytes = folder_bytes(temporary)
         os.rename(temporary, place)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    return size_bytes
 
 
-def _make_room(folder: Path, limit_bytes: int) -> None:
-    """Keeps the variant's files within its volume."""
-    now_s = time.time()
-    held = {}
+def _read(folder: Path) -> _Shelf:
+    """A folder as a control before this one left it; what it was in the middle of linking goes."""
+    shelf = _Shelf(folder)
     for place in folder.iterdir():
-        if not place.name.startswith("."):
-            used_s = place.stat().st_mtime
-            held[place.name] = (used_s, folder_bytes(place))
-    for name in least_recent_files(held, limit_bytes):
-        if now_s - held[name][0] > RECENT_S:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        if place.name.startswith("."):
+            shutil.rmtree(place, ignore_errors=True)
+            continue
+        size_bytes = folder_bytes(place)
+        shelf.held[place.name] = (place.stat().st_mtime, size_bytes)
+        shelf.bytes += size_bytes
+    return shelf
+
+
+def _remove(folder: Path, names: list[str]) -> None:
+    """Each out of its name at once, so that a half-emptied folder is taken for nothing."""
+    for name in names:
+        doomed = folder / f".{name}.gone"
+        os.rename(folder / name, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The proxy's own unix socket, for control and the command line.
 
 {"op": "reload"}  -> {"generation": n}      {"op": "park", "region": r, "endpoint": e} -> {"stopped": n}
-{"op": "facts"}   -> per fleet: ready, starting, inside, waiting
+{"op": "facts"}   -> per fleet: ready, starting, inside, waiting, models by worker
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from clary.proxy.meter import Slot
 
 if TYPE_CHECKING:
     from clary.proxy.forward import Exchange, Upstream
-    from clary.proxy.multimodel import Model
+    from clary.proxy.multimodel import Files, Model
 
 
 class Worker:
@@ -80,7 +80,10 @@ class Pool:
         self.asked_at_s = 0.0
         self.gaps_s: deque[float] = deque(maxlen=GAPS_REMEMBERED)
         self.last_arrival_s = 0.0
-        self.models: dict[str, Model] = {}  # multi-model: by target, what is held or being loaded
+        # Multi-model: by target, what is held or being loaded; those that somebody waits for; where files lie.
+        self.models: dict[str, Model] = {}
+        self.model_lines: dict[Model, None] = {}
+        self.model_files: dict[str, Files] = {}
         self.parked = False  # workers go as soon as they are idle, until the next request comes
 
     @property

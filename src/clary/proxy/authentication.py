@@ -125,15 +125,19 @@ class Authenticator:
         """Whether a request that nobody checks may carry a signature's scope all the same."""
         return b"?" in target or any(name == b"authorization" for name, _ in headers)
 
-    def authorize(self, caller: Caller, region: str, endpoint: str, action: str) -> Refusal | None:
-        """None when `caller` may invoke `endpoint` in the way that `action` names."""
+    def authorize(
+        self, caller: Caller, region: str, endpoint: str, action: str, target_model: str = ""
+    ) -> Refusal | None:
+        """None when `caller` may invoke `endpoint`, or a model of it, in the way that `action` names."""
         if caller.administrator:
             return None
         arn = f"arn:{partition(region)}:sagemaker:{region}:{self._account}:endpoint/{endpoint.lower()}"
-        if evaluate(caller.policies, action, arn, {}) is Decision.ALLOW:
+        context = {"sagemaker:targetmodel": target_model} if target_model else {}
+        if evaluate(caller.policies, action, arn, context) is Decision.ALLOW:
             return None
         if self.refresh() and self._snapshot.find(caller.access_key_id) is not None:
-            return self.authorize(self._snapshot.caller(caller.access_key_id, caller.region), region, endpoint, action)
+            now = self._snapshot.caller(caller.access_key_id, caller.region)
+            return self.authorize(now, region, endpoint, action, target_model)
         return Refusal(
             "AccessDeniedException",
             403,

@@ -115,23 +115,32 @@ class Dispatcher:
                 pool.route = route
         for fleet in self.pools.keys() - wanted.keys():
             pool = self.pools[fleet]
-            while pool.waiting:  # its endpoint is gone, or moved: those who wait try again on what is there now
-                self._redirect(pool.waiting.popleft())
+            # Its endpoint is gone, or moved: those who wait try again on what is there now.
+            waiting = [*pool.waiting, *self.multi_models.waiting(pool)]
+            pool.waiting.clear()
+            for exchange in waiting:
+                self._redirect(exchange)
             if not pool.inside:
                 del self.pools[fleet]
-        self._arm()
+        self.arm()
         return table.generation
 
     def _redirect(self, exchange: Exchange) -> None:
         exchange.pool.inside -= 1
         endpoint = self.table.endpoints.get((exchange.pool.region, exchange.pool.endpoint))
         variant = choose(endpoint.variants, random.random()) if endpoint else None
-        if variant is None:
+        target_model = exchange.model.target if exchange.model is not None else ""
+        refusal: Refusal | None
+        if endpoint is None or variant is None:
+            refusal = self.not_found(exchange.pool.endpoint)
+        elif variant.multi_model != bool(target_model):
+            refusal = wrong_kind(endpoint.name, variant.multi_model)
+        else:
+            exchange.pool = self.pools[variant.fleet]
+            refusal = self.multi_models.admit(exchange, target_model) if target_model else self._admit(exchange)
+        if refusal is not None:
             exchange.done = True
-            exchange.client.refuse(self.not_found(exchange.pool.endpoint))
-            return
-        exchange.pool = self.pools[variant.fleet]
-        self._admit(exchange)
+            exchange.client.refuse(refusal)
 
     # -- workers ---------------------------------------------------------------------------------
 
@@ -174,7 +183,7 @@ class Dispatcher:
                     pool.meter.add("cold_starts")
                     pool.meter.add("setup_us", max(0, (event["ready_ns"] - event["started_ns"]) // 1000))
                     self.serve_waiting(pool)
-                    self._arm()
+                    self.arm()
             case "stopping":
                 pool.starting.discard(worker_id)
                 found = pool.workers.get(worker_id)
@@ -335,7 +344,7 @@ class Dispatcher:
         exchange.line = pool.waiting
         pool.waiting.append(exchange)
         self.wake(pool)
-        self._arm()
+        self.arm()
         return None
 
     def wake(self, pool: Pool) -> None:
@@ -383,7 +392,7 @@ class Dispatcher:
         lease.deadline_s = self._loop.time() + lease.limit_s
         lease.pool.in_flight[lease] = None
         if self._timer is None:
-            self._arm()
+            self.arm()
         lease.client.granted(worker, lease.pool.route.name)  # type: ignore[attr-defined]
 
     def send(self, exchange: Exchange, worker: Worker) -> None:
@@ -396,7 +405,7 @@ class Dispatcher:
         exchange.deadline_s = self._loop.time() + exchange.pool.route.request_timeout_s
         exchange.pool.in_flight[exchange] = None
         if self._timer is None:
-            self._arm()
+            self.arm()
         while worker.idle:
             upstream = worker.idle.pop()
             transport = upstream._transport
@@ -465,9 +474,8 @@ class Dispatcher:
     def model_error(self, exchange: Exchange, status: int, body: bytes, now_ns: int) -> None:
         """The worker's bad answer: 424 to the client, with the model's own status and words."""
         pool, worker = exchange.pool, exchange.worker
-        if status == 404 and exchange.model is not None and worker is not None and not exchange.retried:
-            self._take_back(exchange)
-            self.multi_models.not_there(exchange, worker)
+        if status in (404, 507) and exchange.model is not None and worker is not None and not exchange.retried:
+            self.multi_models.doubted(exchange, worker, status, body)
             return
         text = readable(body)
         model_us = (now_ns - exchange.sent_ns) // 1000
@@ -495,36 +503,41 @@ class Dispatcher:
             return
         if untouched and not exchange.head_sent:
             pool, worker = exchange.pool, exchange.worker
-            self._take_back(exchange)
+            self.take_back(exchange)
             if worker is not None:
                 worker.suspect = True
                 self._loop.call_later(SUSPECT_S, self._trust, pool, worker)
-            pool.inside -= 1
-            if exchange.model is None:
-                refusal = self._admit(exchange)
-            else:
-                refusal = self.multi_models.admit(exchange, exchange.model.target)
-            if refusal is not None:
-                exchange.done = True
-                exchange.client.refuse(refusal)
+            self.admit_again(exchange)
             return
         self._failed(exchange, 0, "the model's process ended while it computed the answer")
 
-    def _take_back(self, exchange: Exchange) -> None:
+    def admit_again(self, exchange: Exchange) -> None:
+        """One that was taken back from its worker."""
+        exchange.pool.inside -= 1
+        if exchange.model is None:
+            refusal = self._admit(exchange)
+        else:
+            refusal = self.multi_models.admit(exchange, exchange.model.target)
+        if refusal is not None:
+            exchange.done = True
+            exchange.client.refuse(refusal)
+
+    def take_back(self, exchange: Exchange) -> None:
         """From a worker that did nothing with it; it may be sent once more."""
-        exchange.retried = True
         worker = exchange.worker
+        exchange.retried = True
+        exchange.worker = exchange.upstream = None
         exchange.pool.in_flight.pop(exchange, None)
         if worker is not None:
             worker.outstanding -= 1
             if exchange.model is not None:
                 self.multi_models.released(exchange, worker)
-        exchange.worker = exchange.upstream = None
 
     def _trust(self, pool: Pool, worker: Worker) -> None:
         """It has outlived the suspicion: only that connection was lost."""
         worker.suspect = False
         self.serve_waiting(pool)
+        self.multi_models.serve(pool)
 
     def _failed(self, exchange: Exchange, status: int, why: str) -> None:
         pool = exchange.pool
@@ -569,7 +582,7 @@ class Dispatcher:
 
     # -- time ------------------------------------------------------------------------------------
 
-    def _arm(self) -> None:
+    def arm(self) -> None:
         """Sets the timer: every tick while requests are inside, at the next idle worker's hour otherwise."""
         if self._timer is not None:
             self._timer.cancel()
@@ -591,7 +604,7 @@ class Dispatcher:
         for pool in list(self.pools.values()):
             if pool.in_flight:
                 self._expire_in_flight(pool, now_s)
-            if pool.models:
+            if pool.model_lines:
                 self.multi_models.expire(pool, now_s)
             while pool.waiting and now_s >= pool.waiting[0].queued_until_s:
                 self._expire_waiting(pool, pool.waiting.popleft())
@@ -602,7 +615,7 @@ class Dispatcher:
                 self.fleets.stop(worker.id, "Idle", 30.0)
             if not pool.inside and pool.fleet not in routed:
                 del self.pools[pool.fleet]
-        self._arm()
+        self.arm()
 
     def _expire_in_flight(self, pool: Pool, now_s: float) -> None:
         for exchange in list(pool.in_flight):
@@ -654,7 +667,7 @@ class Dispatcher:
                 worker.routable = False
                 self.fleets.stop(worker.id, "Parked", 30.0)
                 stopped += 1
-        self._arm()
+        self.arm()
         return stopped
 
     def facts(self) -> dict[str, Any]:
@@ -669,11 +682,23 @@ class Dispatcher:
                     "inside": pool.inside,
                     "waiting": len(pool.waiting),
                     "last_failure": pool.last_failure,
-                    "models": {worker.id: worker.models for worker in pool.workers.values() if worker.models},
+                    # Of a multi-model variant: how many each worker holds.
+                    "models": {w.id: w.models for w in pool.workers.values()} if pool.route.multi_model else {},
                 }
                 for fleet, pool in self.pools.items()
             },
         }
+
+
+def wrong_kind(endpoint: str, multi_model: bool) -> Refusal:
+    """To a call without a model where one must be named, or with one where none may be."""
+    if multi_model:
+        return answers.validation(
+            f"Endpoint {endpoint} is a multi-model endpoint: TargetModel names the model, below its prefix."
+        )
+    return answers.validation(
+        f"Endpoint {endpoint} is not a multi-model endpoint and does not support target model header."
+    )
 
 
 def _expiry_s(text: str, now_s: float) -> float:

@@ -22,7 +22,7 @@ import httptools
 from clary.proxy import answers
 from clary.proxy.answers import Refusal
 from clary.proxy.authentication import Authenticator
-from clary.proxy.dispatch import FORWARDED, NEW_SESSION, PLAIN, Dispatcher, Wish
+from clary.proxy.dispatch import FORWARDED, NEW_SESSION, PLAIN, Dispatcher, Wish, wrong_kind
 from clary.proxy.forward import Exchange
 from clary.proxy.meter import Answered, Slot
 from clary.proxy.receipts import Receipts
@@ -416,7 +416,7 @@ class FrontConnection(asyncio.Protocol):
                 elif stream and field == b"x-amzn-sagemaker-accept":
                     field = b"accept"
                 lines.append(b"%b: %b\r\n" % (field, value))
-        denied = self._door.authenticator.authorize(identity, region, name, _ACTIONS[stream])
+        denied = self._door.authenticator.authorize(identity, region, name, _ACTIONS[stream], target_model)
         if denied is not None:
             return denied
         route = dispatcher.variant(endpoint, target_variant)
@@ -428,11 +428,7 @@ class FrontConnection(asyncio.Protocol):
             )
         lines.append(b"Content-Length: %d\r\n\r\n" % len(request.body))
         if route.multi_model != bool(target_model):
-            return answers.validation(
-                "TargetModel is only allowed for multi-model endpoints."
-                if target_model
-                else f"Endpoint {name} is a multi-model endpoint: TargetModel names the model, below its prefix."
-            )
+            return wrong_kind(name, route.multi_model)
         if stream and (target_model or session == NEW_SESSION):
             return answers.validation(
                 "A stream cannot open a session; open it by InvokeEndpoint and give its SessionId."
@@ -452,6 +448,11 @@ class FrontConnection(asyncio.Protocol):
             return answers.validation(
                 "1 validation error detected: Value at 'customAttributes' failed to satisfy constraint: "
                 "Member must have length less than or equal to 1024"
+            )
+        if field == b"x-amzn-sagemaker-target-model" and not 1 <= len(value) <= 1024:
+            return answers.validation(
+                "1 validation error detected: Value at 'targetModel' failed to satisfy constraint: "
+                "Member must have length between 1 and 1024"
             )
         if field == b"x-amzn-sagemaker-inference-id" and not 1 <= len(value) <= 64:
             return answers.validation(

@@ -31,7 +31,13 @@ TMP_BYTES = 512 << 20  # of a worker's own /tmp, and of its /dev/shm
 # What a zygote without rights may hold: imports, no model.
 ZYGOTE_MEMORY_BYTES, ZYGOTE_PIDS = 4 << 30, 1024
 # The empty folders of such a zygote's root on which its children mount what is theirs.
-STATIONS = ("/opt/ml/model", "/opt/ml/code", "/opt/ml/additional-model-data-sources", "/var/cache/clary")
+STATIONS = (
+    "/opt/ml/model",
+    "/opt/ml/models",
+    "/opt/ml/code",
+    "/opt/ml/additional-model-data-sources",
+    "/var/cache/clary",
+)
 CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET = 0x10000000, 0x20000, 0x40000000
 
 

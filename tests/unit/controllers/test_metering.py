@@ -20,6 +20,7 @@ from clary.controllers import metering as metering_module
 from clary.controllers.metering import Metering
 from clary.controllers.reconciliation import reconcile
 from clary.domain.errors import StoreFailed
+from clary.domain.fleet_name import parse_fleet_name
 from clary.domain.ledger import HOUR_MS, HOUR_NS
 from clary.domain.metrics import Metric
 from clary.domain.names import Place
@@ -303,6 +304,32 @@ async def test_gauges_of_a_living_process(
         ((_, sample),) = database.read_now(lambda c, m=metric: read(c, place, m, 0, 1 << 40))
         assert 0 <= sample.total < limit
     assert sample.total > 0
+
+
+async def test_loaded_models_are_counted_by_instance(world: World, database: Database) -> None:
+    records = [
+        {"worker": f"w{slot}", "pid": 0, "fleet": BIG, "instance": slot // 2, "started_ns": START_NS}
+        for slot in range(4)
+    ]
+    metering = Metering(
+        world.layout,
+        database,
+        PRICES,
+        "123456789012",
+        lambda: records,
+        lambda: world.now_ns,
+        lambda: {"w0": 3, "w1": 4, "w2": 5, "w3": 0, "another": 9},
+    )
+    world.start(BIG)
+    await drain(metering)
+    world.pass_time(60 * SECOND_NS)
+    await drain(metering)
+    name = parse_fleet_name(BIG)
+    dimensions = (("EndpointName", name.endpoint), ("VariantName", name.variant))
+    metric = Metric("/aws/sagemaker/Endpoints", "LoadedModelCount", dimensions)
+    place = Place("123456789012", name.region)
+    ((_, sample),) = database.read_now(lambda c: read(c, place, metric, 0, 1 << 40))
+    assert (sample.count, sample.total, sample.smallest, sample.largest) == (2, 12.0, 5.0, 7.0)
 
 
 async def test_lines_lost_to_a_power_cut_do_not_shift_the_reading(world: World, database: Database) -> None:

@@ -115,3 +115,14 @@ def test_an_error_seen_before_its_request_is_kept() -> None:
     made = of_growth({INDEX["errors_5xx"]: 1}, instances=1)
     assert made["Invocation5XXErrors"][1].total == 1
     assert "Invocations" not in made
+
+
+def test_calls_and_loads_of_many_models_become_their_metrics() -> None:
+    counted = {"model_hits": 6, "model_misses": 2, "model_wait_us": 50_000, "model_loads": 4, "model_load_us": 8_000}
+    made = of_growth({INDEX[name]: value for name, value in counted.items()}, instances=1)
+    unit, hits = made["ModelCacheHit"]
+    assert (unit, hits.total / hits.count) == ("None", 0.75)
+    unit, waited = made["ModelLoadingWaitTime"]
+    assert (unit, waited.count, waited.total) == ("Microseconds", 2, 50_000.0)
+    assert made["ModelLoadingTime"][1].largest == 2_000.0
+    assert "ModelUnloadingTime" not in made

@@ -67,6 +67,12 @@ class EndpointConfigs:
         for variant in variants:
             model = await self._resources.get(models.KIND, context.place, variant["ModelName"])
             self._fits(variant, model)
+            if "AsyncInferenceConfig" in request and models.holds_many(model):
+                raise Invalid(
+                    "AsyncInferenceConfig",
+                    f"Model {model.name} is MultiModel, and InvokeEndpointAsync has no TargetModel to name one of its "
+                    "models.",
+                )
         await self._resources.create(
             KIND,
             context.place,
@@ -127,7 +133,7 @@ class EndpointConfigs:
     def _fits(self, variant: Members, model: Record) -> None:
         container = model.desired.get("PrimaryContainer") or model.desired["Containers"][0]
         if "ServerlessConfig" in variant:
-            if models.is_multi_model(container):
+            if models.holds_many(model):
                 raise Invalid("Mode", "A MultiModel container is not supported for serverless endpoints.")
             if "ModelDataSource" in container:
                 raise Invalid("ModelDataSource", "ModelDataSource is not supported for serverless endpoints.")

@@ -163,6 +163,12 @@ def is_multi_model(container: Mapping[str, Any]) -> bool:
     return bool(container.get("Mode", "SingleModel") == "MultiModel")
 
 
+def holds_many(model: Record) -> bool:
+    """Whether a stored model's container is a MultiModel one."""
+    stored = model.desired
+    return is_multi_model(stored.get("PrimaryContainer") or stored["Containers"][0])
+
+
 def data_sources(container: Mapping[str, Any]) -> list[Members]:
     """Every S3DataSource of a container; ModelDataUrl counts as a gzip-compressed object."""
     sources: list[Members] = []

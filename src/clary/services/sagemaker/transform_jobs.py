@@ -92,6 +92,8 @@ class TransformJobs:
             model = find(connection, models.KIND, context.place, request["ModelName"])
             if model is None:
                 raise NotFound(models.KIND, context.place.arn(models.KIND, request["ModelName"]))
+            if models.holds_many(model):
+                raise Invalid("ModelName", f"Model {model.name} is MultiModel: a transform job takes one model.")
             encoded: Mapping[str, Any] = encode(
                 TransformDesired(
                     number=new_deployment_number(connection, uid),
