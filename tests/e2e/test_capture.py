@@ -8,6 +8,7 @@ import re
 import signal
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +113,26 @@ def test_after_a_crash_what_was_written_is_delivered(one: Clary, model: str) -> 
     one.clients.clear()  # their connections went with the old one
     found = wait_for(lambda: captured(one, name), 20, "the captured call")
     assert [record["captureData"]["endpointInput"]["data"] for _, record in found] == ["kept"]
+
+
+def test_a_death_after_a_delivery_delivers_nothing_twice(
+    start_clary: Callable[..., Clary], echo_files: dict[str, str], tmp_path: Path
+) -> None:
+    armed = tmp_path / "armed"
+    clary = start_clary(CLARY_FAILPOINT_FILE=str(armed))
+    clary.client("s3").create_bucket(Bucket=BUCKET)
+    name = clary.endpoint(config(clary, clary.model(clary.upload(dict(echo_files)), "clary/sklearn"), 100, "Input"))
+    temporary = armed.with_suffix(".tmp")
+    temporary.write_text("capture.after_put")
+    temporary.rename(armed)
+    clary.invoke(name, "once", "text/csv")
+    clary.down()  # the proxy hands over what it holds
+    clary.up()
+    wait_for(lambda: not armed.exists(), 20, "control to die after the delivery")
+    wait_for(lambda: not list((clary.data / "capture").iterdir()), 30, "the file to go")
+    wait_for(clary.answers, 20, "the API")
+    assert len(captured(clary, name)) == 1
+    clary.down()
 
 
 def test_what_cannot_be_kept_is_refused(one: Clary, model: str) -> None:

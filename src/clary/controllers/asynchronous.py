@@ -58,6 +58,7 @@ class _Line:
     dry: bool = False  # nothing was left when it was last read
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     runners: set[asyncio.Task[None]] = field(default_factory=set)
+    busy: int = 0  # of them, with an invocation in hand
     variant: str = ""  # that served last, for metrics of what never got to a worker
     place: Place = field(default_factory=Place)
     name: str = ""
@@ -124,7 +125,7 @@ class AsyncController:
             return AGAIN_S
         slots = self._publisher.async_slots(endpoint, serving)
         # Twice as many runners as slots: while one publishes, another has its slot.
-        while len(line.runners) < min(2 * slots, len(line.queue)):
+        while len(line.runners) < 2 * slots and len(line.runners) - line.busy < len(line.queue):
             runner = asyncio.get_running_loop().create_task(self._run(line))
             line.runners.add(runner)
             runner.add_done_callback(partial(self._ran, line))
@@ -186,12 +187,14 @@ class AsyncController:
             await _release(holder, UNUSED)
             return True
         ended = False
+        line.busy += 1
         try:
             await self._one(line, waiting, grant, holder)
             ended = True
         except ClaryError as error:  # disk or database
             log.warning("invocation=%s event=not_ended reason=%s", waiting.invocation.id, error)
         finally:
+            line.busy -= 1
             if not ended:  # the row is still there, and is looked at again
                 holder.close()
                 line.queue.append(replace(waiting, begun=True))
