@@ -133,7 +133,7 @@ class AsyncController:
 
     async def _read_on(self, line: _Line) -> None:
         async with line.reading:  # two readers at once would take the same rows
-            if line.queue or line.dry:
+            if line.dry or len(line.queue) >= PAGE:
                 return
             line.dry = True  # before the read, so that a row which comes meanwhile unsets it
             rows = await self._invocations.following(line.uid, line.read_to, PAGE)
