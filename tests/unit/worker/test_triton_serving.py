@@ -64,6 +64,11 @@ def add_sub(start: Start, sockets: New) -> Worker:
 ROWS = {"INPUT0": np.arange(8, dtype=np.float32).reshape(2, 4), "INPUT1": np.ones((2, 4), np.float32)}
 
 
+def test_a_python_model_is_not_tried_before_its_first_request(add_sub: Worker) -> None:
+    assert not add_sub.detail["warmup"]
+    assert "ready means loaded" in add_sub.detail["note"]
+
+
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 def test_a_python_model_answers_the_client(add_sub: Worker, binary: bool) -> None:
     found = ask(add_sub, ROWS, ["OUTPUT0", "OUTPUT1"], binary)
@@ -257,6 +262,7 @@ def test_an_onnx_model_without_a_configuration_answers_as_onnxruntime_does(start
     found = ask(worker, {"x": rows}, ["y"]).as_numpy("y")
     np.testing.assert_array_equal(found, onnxruntime.InferenceSession(content).run(None, {"x": rows})[0])
     assert "read from the ONNX file" in worker.detail["note"]
+    assert worker.detail["warmup"]
     assert "No SAGEMAKER_TRITON_DEFAULT_MODEL_NAME provided" in worker.detail["note"]
     body, _ = request({"x": np.zeros((5, 3), np.float32)}, None, False)
     assert "batch-size must be <= 4" in refusal(worker.invoke(body, "application/json"))
