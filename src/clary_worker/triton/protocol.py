@@ -185,7 +185,7 @@ def _shape(name: str, shape: Any) -> List[int]:
     for size in shape:
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise InferError("Unable to parse 'shape': %r of input '%s' is no size" % (size, name))
-    if count(shape) >= 1 << 62:
+    if count([size or 1 for size in shape]) >= 1 << 40:  # elements; no body holds as many, and 0 hides no size
         raise InferError("Unable to parse 'shape': input '%s' is larger than can be" % name)
     return shape
 

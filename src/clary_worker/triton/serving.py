@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Any, List
+from typing import Any, List, Tuple
 
 from ..batching import Slot
 from ..contract import JSON, LoadError, Request, Response
 from ..spec import WorkerSpec
 from . import protocol
-from .calls import Result
+from .calls import Meta, Result
 from .errors import InferError
 from .repository import Repository, default_model
+from .tensors import DTYPES, count
+
+_WARM_UP_ELEMENTS = 1 << 24  # of all inputs together; a configuration may promise more than fits into memory
 
 
 class Serving:
     """The default model of a repository, loaded."""
-
-    warmed = False
 
     def __init__(self, spec: WorkerSpec) -> None:
         """Raises: LoadError."""
@@ -39,7 +40,8 @@ class Serving:
         self._model = self._repository.load(name)
         config = self._model.config
         self.loader = "triton %s (%s)" % (name, self._model.loader)
-        self.note = "; ".join(part for part in (*self._repository.notes, note) if part)
+        self.warmed, told = _warmed(self._model) if spec.warm_up else (False, "")
+        self.note = "; ".join(part for part in (*self._repository.notes, note, told) if part)
         self.batchable = bool(config.batching is not None and config.max_batch_size > 1)
 
     def open(self, loop: Any) -> None:
@@ -89,6 +91,27 @@ class Serving:
         except InferError as error:
             return _refused(error.text)
         return Response(body, kind)
+
+
+def _warmed(model: Any) -> Tuple[bool, str]:
+    """(whether one prediction was made, a note): only of an ONNX model whose inputs' sizes are told.
+
+    A Python model's code may act on what it is given, so neither it nor an ensemble is tried.
+    """
+    import numpy as np
+
+    config = model.config
+    known = all(port.datatype != "BYTES" and -1 not in port.dims for port in config.inputs)
+    small = known and sum(count(port.dims) for port in config.inputs) <= _WARM_UP_ELEMENTS
+    if model.loader != "onnxruntime" or not small:
+        return False, "ready means loaded: the model is not tried"
+    lead = (1,) if config.max_batch_size else ()
+    tensors = {port.name: np.zeros(lead + port.dims, DTYPES[port.datatype]) for port in config.inputs}
+    try:
+        model.infer(tensors, None, Meta())
+    except InferError as error:  # a row of zeros may be nonsense to this model
+        return False, "the warm-up prediction failed: %s" % error.text
+    return True, ""
 
 
 def _refused(text: str) -> Response:

@@ -64,6 +64,11 @@ def add_sub(start: Start, sockets: New) -> Worker:
 ROWS = {"INPUT0": np.arange(8, dtype=np.float32).reshape(2, 4), "INPUT1": np.ones((2, 4), np.float32)}
 
 
+def test_a_python_model_is_not_tried_before_its_first_request(add_sub: Worker) -> None:
+    assert not add_sub.detail["warmup"]
+    assert "ready means loaded" in add_sub.detail["note"]
+
+
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 def test_a_python_model_answers_the_client(add_sub: Worker, binary: bool) -> None:
     found = ask(add_sub, ROWS, ["OUTPUT0", "OUTPUT1"], binary)
@@ -257,6 +262,7 @@ def test_an_onnx_model_without_a_configuration_answers_as_onnxruntime_does(start
     found = ask(worker, {"x": rows}, ["y"]).as_numpy("y")
     np.testing.assert_array_equal(found, onnxruntime.InferenceSession(content).run(None, {"x": rows})[0])
     assert "read from the ONNX file" in worker.detail["note"]
+    assert worker.detail["warmup"]
     assert "No SAGEMAKER_TRITON_DEFAULT_MODEL_NAME provided" in worker.detail["note"]
     body, _ = request({"x": np.zeros((5, 3), np.float32)}, None, False)
     assert "batch-size must be <= 4" in refusal(worker.invoke(body, "application/json"))
@@ -576,3 +582,58 @@ def test_callers_at_once_share_executions_unless_batching_is_off(
     sizes = [int(line.split()[-1]) for line in worker.log.splitlines() if line.startswith("batch of")]
     assert sum(sizes) == 8
     assert max(sizes) == most  # the eighth call completes the preferred size; nobody waits for the minute to pass
+
+
+def test_a_multi_model_endpoint_of_repositories_is_refused_by_name(start: Start, sockets: New) -> None:
+    worker = start(sockets(), "triton", multi_model=True)
+    assert "Mode MultiModel" in worker.failure["reason"]
+
+
+def test_versions_are_served_as_the_policy_says(start: Start, sockets: New) -> None:
+    for policy, version, factor in (("", 10, 3.0), ("version_policy { specific { versions: [ 2 ] } }", 2, 2.0)):
+        files: dict[str, str | bytes] = {
+            "scaled/config.pbtxt": SCALED + policy,
+            "scaled/2/model.onnx": repositories.scaled(2.0),
+            "scaled/10/model.onnx": repositories.scaled(3.0),
+            "scaled/notes/readme": "not a version",
+        }
+        worker = start(repositories.write(sockets(), files), "triton")
+        found = ask(worker, {"x": np.ones((1, 3), np.float32)})
+        assert found.get_response()["model_version"] == str(version)
+        np.testing.assert_array_equal(found.as_numpy("y"), np.full((1, 3), factor, np.float32))
+
+
+def test_optional_inputs_may_be_left_out_and_values_reshaped(start: Start, sockets: New) -> None:
+    model = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            rows = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+            assert rows.ndim == 1, rows.shape
+            plus = pb_utils.get_input_tensor_by_name(request, "PLUS")
+            total = rows if plus is None else rows + plus.as_numpy()[:, 0]
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", total.astype(np.int32))]))
+        return answers
+"""
+    text = """
+backend: "python"
+max_batch_size: 8
+input [
+  { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] reshape { shape: [ ] } },
+  { name: "PLUS" data_type: TYPE_INT32 dims: [ 1 ] optional: true }
+]
+output { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] reshape { shape: [ ] } }
+"""
+    worker = start(repositories.write(sockets(), {"sum/config.pbtxt": text, "sum/1/model.py": model}), "triton")
+    rows = np.array([[1], [2]], np.int32)
+    np.testing.assert_array_equal(ask(worker, {"IN": rows}).as_numpy("OUT"), rows)
+    np.testing.assert_array_equal(ask(worker, {"IN": rows, "PLUS": rows}).as_numpy("OUT"), rows * 2)
+    told = refusal(ask_json(worker, {"inputs": []}))
+    assert told.endswith(
+        "expected number of inputs between 1 and 2 but got 0 inputs for model 'sum'. Got input(s) [], but missing "
+        "required input(s) ['IN']. Please provide all required input(s)."
+    )
