@@ -201,7 +201,27 @@ def test_without_cache_each_call_loads_and_lets_go(many: Many) -> None:
     name = many.endpoint(MultiModelConfig={"ModelCacheSetting": "Disabled"})
     for number in (1, 2, 1):
         assert float(many.invoke(name, f"tenant-{number}/model.tar.gz")) == pytest.approx(2.0 * number)
+    for slope in (7.0, 8.0):  # so an object that is put anew is served at once
+        many.put("changing.tar.gz", {"model.joblib": linear(slope)})
+        assert float(many.invoke(name, "changing.tar.gz")) == pytest.approx(2.0 * slope)
     many.clary.delete(name)
+
+
+def test_what_is_loaded_serves_without_control_and_the_rest_comes_with_it(many: Many, endpoint: str) -> None:
+    many.put("late.tar.gz", {"model.joblib": linear(9.0)})
+    assert float(many.invoke(endpoint, "tenant-2/model.tar.gz")) == pytest.approx(4.0)
+    signal_to(many.clary.service_pid("control"), signal.SIGKILL)
+    for _ in range(20):
+        assert float(many.invoke(endpoint, "tenant-2/model.tar.gz")) == pytest.approx(4.0)
+
+    def answers() -> bool:
+        try:
+            return float(many.invoke(endpoint, "late.tar.gz")) == pytest.approx(18.0)
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "ServiceUnavailable"
+            return False
+
+    wait_for(answers, 30, "control to fetch the model")
 
 
 def test_others_take_no_target(many: Many, forest_uri: str) -> None:
