@@ -214,14 +214,17 @@ def test_what_is_loaded_serves_without_control_and_the_rest_comes_with_it(many: 
     for _ in range(20):
         assert float(many.invoke(endpoint, "tenant-2/model.tar.gz")) == pytest.approx(4.0)
 
+    refusals = set()
+
     def answers() -> bool:
         try:
             return float(many.invoke(endpoint, "late.tar.gz")) == pytest.approx(18.0)
         except ClientError as error:
-            assert error.response["Error"]["Code"] == "ServiceUnavailable"
+            refusals.add(error.response["Error"]["Code"])
             return False
 
     wait_for(answers, 30, "control to fetch the model")
+    assert refusals <= {"ServiceUnavailable"}
 
 
 def test_others_take_no_target(many: Many, forest_uri: str) -> None:
