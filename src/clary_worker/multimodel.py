@@ -7,8 +7,9 @@
 
 Memory is measured, not guessed: what the process grew by since it started, against its share of the instance's memory
 with a reserve. A load that would not fit is refused before it begins where the size of its files tells so, and undone
-where only the load itself told. Models of bare artifacts load on a thread, so that the others answer meanwhile; one
-with a script of its own loads on the loop's thread, as its modules have to be alone in the interpreter then.
+where only the load itself told; so loads are made one after the other. What unloaded models held is given back to the
+system when a load needs it. Models of bare artifacts load on a thread, so that the others answer meanwhile; one with a
+script of its own loads on the loop's thread, as its modules have to be alone in the interpreter then.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def test_a_new_proxy_finds_what_is_loaded(many: Many, endpoint: str) -> None:
 
 
 def test_the_least_used_go_before_memory_runs_out(many: Many) -> None:
-    """Models of 700 MB each, twice what an instance of 4 GiB holds: all answer, and the worker lives."""
+    """Models of 700 MB each, more than an instance of 4 GiB holds: all answer, and the worker lives."""
     big = Many(many.clary)
     script = b"""
 import numpy
@@ -185,11 +185,11 @@ def model_fn(model_dir):
 def transform_fn(model, body, content_type, accept):
     return f"{model.nbytes}", "text/csv"
 """
-    for number in range(10):
+    for number in range(7):
         big.put(f"{number}.tar.gz", {"code/inference.py": script})
     name = big.endpoint("ml.c5.large")
     pid = many.clary.ready(name)[0]["pid"]
-    for target in [*range(10), 9, 0]:
+    for target in [*range(7), 6, 0]:
         assert big.invoke(name, f"{target}.tar.gz") == "700000000"
     assert many.clary.ready(name)[0]["pid"] == pid
     held = {row["pid"]: row["models"] for row in json.loads(many.clary.run("ps", "--json").stdout) if "models" in row}
@@ -201,7 +201,30 @@ def test_without_cache_each_call_loads_and_lets_go(many: Many) -> None:
     name = many.endpoint(MultiModelConfig={"ModelCacheSetting": "Disabled"})
     for number in (1, 2, 1):
         assert float(many.invoke(name, f"tenant-{number}/model.tar.gz")) == pytest.approx(2.0 * number)
+    for slope in (7.0, 8.0):  # so an object that is put anew is served at once
+        many.put("changing.tar.gz", {"model.joblib": linear(slope)})
+        assert float(many.invoke(name, "changing.tar.gz")) == pytest.approx(2.0 * slope)
     many.clary.delete(name)
+
+
+def test_what_is_loaded_serves_without_control_and_the_rest_comes_with_it(many: Many, endpoint: str) -> None:
+    many.put("late.tar.gz", {"model.joblib": linear(9.0)})
+    assert float(many.invoke(endpoint, "tenant-2/model.tar.gz")) == pytest.approx(4.0)
+    signal_to(many.clary.service_pid("control"), signal.SIGKILL)
+    for _ in range(20):
+        assert float(many.invoke(endpoint, "tenant-2/model.tar.gz")) == pytest.approx(4.0)
+
+    refusals = set()
+
+    def answers() -> bool:
+        try:
+            return float(many.invoke(endpoint, "late.tar.gz")) == pytest.approx(18.0)
+        except ClientError as error:
+            refusals.add(error.response["Error"]["Code"])
+            return False
+
+    wait_for(answers, 30, "control to fetch the model")
+    assert refusals <= {"ServiceUnavailable"}
 
 
 def test_others_take_no_target(many: Many, forest_uri: str) -> None:

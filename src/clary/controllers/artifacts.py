@@ -17,11 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from clary.controllers.turns import Turns
 from clary.domain.endpoint import DataSource
 from clary.domain.errors import Invalid, NotFound
 from clary.domain.names import parse_s3_uri
 from clary.failpoints import failpoint
 from clary.runtimes.process import ProcessRuntime
+from clary.store.object_info import ObjectInfo
+from clary.store.object_reader import ObjectReader
 from clary.store.objects import ObjectStore
 
 EXTRACT_LIMIT_S = 3600.0
@@ -38,7 +41,7 @@ class Artifacts:
         self._runtime = runtime
         self._uid = extractor_uid
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="artifacts")
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._turns = Turns()
 
     async def fetch(self, source: DataSource, volume_gib: int) -> tuple[Path, str]:
         """The folder that holds the source's files, and the ETag they had.
@@ -54,15 +57,21 @@ class Artifacts:
             info = await self._on_thread(self._objects.head, place.bucket, place.key)
         except NotFound as error:
             raise Invalid("ModelDataUrl", f"Could not find model data at {source.uri}.") from error
+        return await self.provide(source, info, volume_gib), info.etag
+
+    async def provide(self, source: DataSource, info: ObjectInfo, volume_gib: int) -> Path:
+        """The folder that holds the files of one object, which was found just now. Raises: as `fetch`."""
+        place = parse_s3_uri(source.uri)
+        assert place is not None
         name = _digest(source.uri, info.etag, info.content_id, "tar" if source.compressed else place.key)
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        async with self._turns.of(name):
             folder = self._folder / name
             if not folder.is_dir():
                 if source.compressed:
                     await self._extract(place.bucket, place.key, folder, volume_gib * GIB, source.uri)
                 else:
                     await self._on_thread(self._copy, place.bucket, {place.key: place.key.rpartition("/")[2]}, folder)
-        return folder, info.etag
+        return folder
 
     def own_folder(self, number: int, variant: str) -> Path:
         """A deployment's folder for models that come later; empty at first."""
@@ -77,7 +86,7 @@ class Artifacts:
             raise Invalid("ModelDataSource", f"Could not find model data at {source.uri}.")
         etag = hashlib.md5("".join(sorted(f"{k}:{e}" for k, e in listed.items())).encode()).hexdigest()
         name = _digest(source.uri, etag, "prefix", "")
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        async with self._turns.of(name):
             folder = self._folder / name
             if not folder.is_dir():
                 files = {key: key[len(prefix) :] for key in listed if not key.endswith("/")}
@@ -122,9 +131,12 @@ class Artifacts:
     async def _extract(self, bucket: str, key: str, folder: Path, max_bytes: int, uri: str) -> None:
         temporary = await self._on_thread(self._fresh, folder)
         failpoint("artifacts.before_unpacking")
-        reader = await self._on_thread(self._objects.open, bucket, key)
         try:
-            archive, extra = await self._on_thread(self._one_file, reader, temporary)
+            reader, archive, extra = await self._on_thread(self._one_file, bucket, key, temporary)
+        except BaseException:
+            await self._on_thread(shutil.rmtree, temporary, True)
+            raise
+        try:
             result = await self._unpack(archive, temporary, max_bytes, warm=True)
             if result.get("lost"):
                 result = await self._unpack(archive, temporary, max_bytes, warm=False)
@@ -161,15 +173,21 @@ class Artifacts:
             unpack={"destination": destination, "max_bytes": max_bytes} if warm else None,
         )
 
-    def _one_file(self, reader: Any, temporary: Path) -> tuple[Path, Path | None]:
-        """The archive as one file: in place when it was put in one piece, else joined beside the target."""
-        if len(reader.stretches) == 1 and reader.stretches[0].offset_bytes == 0:
-            return reader.stretches[0].path, None
-        joined = temporary.with_suffix(".archive")
-        with joined.open("xb") as out:
-            for chunk in reader.chunks():
-                out.write(chunk)
-        return joined, joined
+    def _one_file(self, bucket: str, key: str, temporary: Path) -> tuple[ObjectReader, Path, Path | None]:
+        """The archive as one file, to be read while its reader is open: in place when it was put in one piece, else
+        joined beside the target."""
+        reader = self._objects.open(bucket, key)
+        try:
+            if len(reader.stretches) == 1 and reader.stretches[0].offset_bytes == 0:
+                return reader, reader.stretches[0].path, None
+            joined = temporary.with_suffix(".archive")
+            with joined.open("xb") as out:
+                for chunk in reader.chunks():
+                    out.write(chunk)
+        except BaseException:
+            reader.close()
+            raise
+        return reader, joined, joined
 
     def _jail(self, temporary: Path, max_bytes: int) -> dict[str, Any]:
         return {

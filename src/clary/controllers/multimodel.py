@@ -9,18 +9,17 @@ The proxy asks when a model is to be loaded that nobody holds; it gives up by it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clary.controllers.artifacts import Artifacts, folder_bytes
+from clary.controllers.turns import Turns
 from clary.domain.endpoint import DataSource, Observed, Variant, prepared_of
-from clary.domain.errors import ClaryError, NotFound
+from clary.domain.errors import ClaryError, NotFound, StoreFailed
 from clary.domain.fleet_name import parse_fleet_name
 from clary.domain.multimodel import least_recent_files
 from clary.domain.names import Place, S3Uri, parse_s3_uri
@@ -44,6 +43,7 @@ class NotAModel(ClaryError):
 class _Shelf:
     """One deployment variant's folder of models, and what lies in it: name -> (last use, bytes)."""
 
+    variant: Variant
     folder: Path
     held: dict[str, tuple[float, int]] = field(default_factory=dict)
     bytes: int = 0
@@ -74,16 +74,18 @@ class MultiModels:
         self._objects = objects
         self._runtime = runtime
         self._account = account
-        self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+        self._turns = Turns()
         self._shelves: dict[str, _Shelf] = {}
 
     async def fetch(self, fleet: str, target: str) -> dict[str, object]:
         """{"name", "url", "bytes"} of a target's model, on the disk when this returns.
 
-        Raises: NotAModel when there is no such object, Invalid when its archive is refused, NotFound for the fleet.
+        Raises: NotAModel when there is no such object, Invalid when its archive is refused, NotFound for the fleet,
+        StoreFailed.
         """
-        variant, folder = await self._place_of(fleet)
-        key = _key(variant, target)
+        async with self._turns.of(fleet):
+            shelf = await self._shelf(fleet)
+        key = _key(shelf.variant, target)
         try:
             info = await asyncio.to_thread(self._objects.head, key.bucket, key.key)
         except NotFound as error:
@@ -93,41 +95,29 @@ class MultiModels:
                 "model."
             ) from error
         name = hashlib.sha256(f"{target}\0{info.etag}\0{info.content_id}".encode()).hexdigest()[:32]
-        place = folder / name
-        async with self._alone(fleet):
-            shelf = await self._shelf(fleet, folder)
-        async with self._alone(f"{fleet}/{name}"):
+        volume_gib = shelf.variant.volume_gib
+        async with self._turns.of(f"{fleet}/{name}"):
             if name not in shelf.held:
                 source = DataSource(str(key), compressed=target.endswith(PACKED))
-                made, _ = await self._artifacts.fetch(source, variant.volume_gib)
-                size_bytes = await asyncio.to_thread(_link, made, place)
+                try:
+                    made = await self._artifacts.provide(source, info, volume_gib)
+                    size_bytes = await asyncio.to_thread(_link, made, shelf.folder / name)
+                except OSError as error:
+                    raise StoreFailed(f"putting model {target} on the disk", detail=str(error)) from error
             else:
                 size_bytes = shelf.held[name][1]
             shelf.put(name, size_bytes)
-            gone = shelf.make_room(variant.volume_gib * GIB)
+            gone = shelf.make_room(volume_gib * GIB)
             if gone:
-                await asyncio.to_thread(_remove, folder, gone)
-        seen = SEEN_AT if self._runtime.isolation.get("private_root") else str(folder)
+                await asyncio.to_thread(_remove, shelf.folder, gone)
+        seen = SEEN_AT if self._runtime.isolation.get("private_root") else str(shelf.folder)
         return {"name": name, "url": f"{seen}/{name}/model", "bytes": size_bytes}
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, name: str) -> AsyncIterator[None]:
-        """One at a time of a name; a lock lives as long as somebody has or wants it."""
-        lock, holders = self._locks.setdefault(name, (asyncio.Lock(), []))
-        holders.append(None)
-        try:
-            async with lock:
-                yield
-        finally:
-            holders.pop()
-            if not holders:
-                del self._locks[name]
-
-    async def _shelf(self, fleet: str, folder: Path) -> _Shelf:
-        """What lies in the folder, read from the disk once."""
+    async def _shelf(self, fleet: str) -> _Shelf:
+        """The variant and what lies in its folder, read once: a fleet's deployment never changes."""
         shelf = self._shelves.pop(fleet, None)
         if shelf is None:
-            shelf = await asyncio.to_thread(_read, folder)
+            shelf = await asyncio.to_thread(_read, *await self._place_of(fleet))
         while len(self._shelves) >= SHELVES_KEPT:
             del self._shelves[next(iter(self._shelves))]
         self._shelves[fleet] = shelf
@@ -175,9 +165,9 @@ def _link(made: Path, place: Path) -> int:
     return size_bytes
 
 
-def _read(folder: Path) -> _Shelf:
+def _read(variant: Variant, folder: Path) -> _Shelf:
     """A folder as a control before this one left it; what it was in the middle of linking goes."""
-    shelf = _Shelf(folder)
+    shelf = _Shelf(variant, folder)
     for place in folder.iterdir():
         if place.name.startswith("."):
             shutil.rmtree(place, ignore_errors=True)

@@ -80,7 +80,8 @@ class Pool:
         self.asked_at_s = 0.0
         self.gaps_s: deque[float] = deque(maxlen=GAPS_REMEMBERED)
         self.last_arrival_s = 0.0
-        # Multi-model: by target, what is held or being loaded; those that somebody waits for; where files lie.
+        # Multi-model: by target, least recently used first, what is held or being loaded; what somebody waits for;
+        # where files lie.
         self.models: dict[str, Model] = {}
         self.model_lines: dict[Model, None] = {}
         self.model_files: dict[str, Files] = {}

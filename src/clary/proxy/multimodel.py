@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter_ns
@@ -55,7 +55,6 @@ class Model:
     holders: dict[str, Worker] = field(default_factory=dict)
     inflight: Counter[str] = field(default_factory=Counter)  # by worker
     waiting: deque[Exchange] = field(default_factory=deque)
-    last_used_s: float = 0.0
     spill_from_s: float = 0.0
     loading: asyncio.Task[None] | None = None
 
@@ -89,10 +88,8 @@ class MultiModels:
     def admit(self, exchange: Exchange, target: str) -> Refusal | None:
         """Sends the call, or lets it wait for its model."""
         pool = exchange.pool
-        model = pool.models.get(target)
-        if model is None:
-            model = pool.models[target] = Model(target)
-        model.last_used_s = self._loop.time()
+        model = pool.models.pop(target, None) or Model(target)
+        pool.models[target] = model  # the last: they lie in the order of their use
         exchange.model = model
         held = any(worker.routable for worker in model.holders.values())
         worker = self._free_holder(pool, model) if not model.waiting else None
@@ -312,12 +309,14 @@ class MultiModels:
                 return
             if told.status != 507:
                 raise _Failed(self._model_error(pool, told.status, readable(told.body[:4096])))
+            lacking_bytes = told.number("lackingBytes") or model.bytes
             held = self._held(pool, worker, model)
-            going = victims(held, told.number("lackingBytes") or model.bytes) if evicted < MAX_EVICTIONS else []
+            going = victims(held, lacking_bytes) if evicted < MAX_EVICTIONS else []
+            busy = any(True for _ in self._held(pool, worker, model))
             if going:
                 evicted += len(going)
                 await self._unload_all(pool, worker, going)
-            elif held and evicted < MAX_EVICTIONS and self._loop.time() < until_s:
+            elif busy and evicted < MAX_EVICTIONS and self._loop.time() < until_s:
                 await asyncio.sleep(ASK_ROOM_EVERY_S)  # all are in use: one will be let go
             elif not await self._unload_strangers(pool, worker):
                 text = f"Model {model.target} does not fit: {readable(told.body[:1024])}"
@@ -375,12 +374,11 @@ class MultiModels:
         gone = [(await model_api.unload(worker.address, name)).status == 200 for name in strangers]
         return sum(gone)
 
-    def _held(self, pool: Pool, worker: Worker, but: Model) -> list[Held]:
-        return [
-            Held(model.target, model.bytes, model.inflight.get(worker.id, 0), model.last_used_s)
-            for model in pool.models.values()
-            if worker.id in model.holders and model is not but
-        ]
+    def _held(self, pool: Pool, worker: Worker, but: Model) -> Iterator[Held]:
+        """Least recently used first."""
+        for model in pool.models.values():
+            if worker.id in model.holders and model is not but:
+                yield Held(model.target, model.bytes, model.inflight.get(worker.id, 0))
 
     def _refuse_all(self, pool: Pool, model: Model, refusal: Refusal) -> None:
         while model.waiting:

@@ -429,6 +429,8 @@ class FrontConnection(asyncio.Protocol):
         lines.append(b"Content-Length: %d\r\n\r\n" % len(request.body))
         if route.multi_model != bool(target_model):
             return wrong_kind(name, route.multi_model)
+        if target_model and session:
+            return answers.validation("SessionId is not supported by multi-model endpoints.")
         if stream and (target_model or session == NEW_SESSION):
             return answers.validation(
                 "A stream cannot open a session; open it by InvokeEndpoint and give its SessionId."

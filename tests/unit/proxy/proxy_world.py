@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +134,16 @@ class World:
         os.close(self._life_read)
         os.close(self._life_write)
 
-    def invoke(self, body: bytes = b"x", target: str = "") -> tuple[int, bytes, float]:
+    def invoke(
+        self, body: bytes = b"x", target: str = "", more: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes, float]:
         """(status, or 0 when the answer was cut; body; seconds)."""
         began_s = time.monotonic()
         port = self._front.getsockname()[1]
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         try:
             headers = {"X-Amzn-SageMaker-Target-Model": target} if target else {}
+            headers |= more or {}
             client.request("POST", "/endpoints/e/invocations", body, headers)
             answer = client.getresponse()
             return answer.status, answer.read(), time.monotonic() - began_s

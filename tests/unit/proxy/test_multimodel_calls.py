@@ -271,6 +271,12 @@ def test_a_target_that_is_none_is_the_caller_s_mistake(stage: Callable[..., Stag
     status, text, _ = one.invoke(b"x")
     assert status == 400
     assert b"is a multi-model endpoint" in text
+    status, text, _ = one.invoke(b"x", "a", {"X-Amzn-SageMaker-Session-Id": "s"})
+    assert status == 400
+    assert b"SessionId" in text
+    status, text, _ = one.invoke(b"x", "a" * 1025)
+    assert status == 400
+    assert b"targetModel" in text
 
 
 def test_who_waits_when_the_endpoint_moves_is_served_where_it_is_now(stage: Callable[..., Stage]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from clary_worker.contract import Request, Response
-from clary_worker.multimodel import Models, resident_bytes
+from clary_worker.multimodel import Models, _trim, resident_bytes
 from clary_worker.spec import WorkerSpec
 
 
@@ -31,8 +33,10 @@ class Exchange:
 
 
 class Worker:
-    def __init__(self, memory_bytes: int = 0) -> None:
-        spec = WorkerSpec("w", "e", "v", "sklearn", "/nowhere", multi_model=True, memory_bytes=memory_bytes)
+    def __init__(self, memory_bytes: int = 0, code_dir: str = "") -> None:
+        spec = WorkerSpec(
+            "w", "e", "v", "sklearn", "/nowhere", code_dir=code_dir, multi_model=True, memory_bytes=memory_bytes
+        )
         self.models = Models(spec, asyncio.get_running_loop())
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
@@ -95,15 +99,82 @@ async def test_a_model_that_does_not_load_says_why(tmp_path: Path) -> None:
     assert (await worker.ask("GET", "/models"))[1] == {"models": []}
 
 
+ECHO = """
+def model_fn(model_dir):
+    return None
+
+def transform_fn(model, body, content_type, accept):
+    from lib.words import WORD
+    return WORD, "text/plain"
+"""
+
+
+def scripted(path: Path, inference: str, word: str = "") -> Path:
+    (path / "code" / "lib").mkdir(parents=True)
+    (path / "code" / "inference.py").write_text(inference)
+    (path / "code" / "lib" / "words.py").write_text(f"WORD = {word!r}")
+    return path
+
+
+async def test_folders_of_the_same_name_without_an_init_file_stay_apart(tmp_path: Path) -> None:
+    worker = Worker()
+    for word in ("one", "two"):
+        assert (await worker.load(word, scripted(tmp_path / word, ECHO, word)))[0] == 200
+    for word in ("one", "two", "one"):
+        assert await worker.ask("POST", f"/models/{word}/invoke") == (200, word)
+    assert not {"inference", "lib", "lib.words"} & set(sys.modules)
+
+
+async def test_a_script_may_be_shared_and_a_model_s_own_comes_first(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "inference.py").write_text(ECHO.replace("from lib.words import WORD", "WORD = 'shared'"))
+    worker = Worker(code_dir=str(shared))
+    assert (await worker.load("bare", folder_of(tmp_path / "bare", 1.0)))[0] == 200
+    assert (await worker.load("own", scripted(tmp_path / "own", ECHO, "own")))[0] == 200
+    for name, word in (("bare", "shared"), ("own", "own"), ("bare", "shared")):
+        assert await worker.ask("POST", f"/models/{name}/invoke") == (200, word)
+
+
+@pytest.mark.parametrize("raised", ["MemoryError()", "RuntimeError('std::bad_alloc')"])
+async def test_a_load_that_runs_out_of_memory_asks_for_room(tmp_path: Path, raised: str) -> None:
+    worker = Worker(limit_for(900 << 20))
+    script = f"def model_fn(model_dir):\n    raise {raised}\n"
+    status, told = await worker.load("a", scripted(tmp_path / "a", script))
+    assert (status, told["loadedModels"]) == (507, 0)
+    assert told["lackingBytes"] > 0
+
+
+BALLAST = "import numpy\n\ndef model_fn(model_dir):\n    return numpy.ones(15_000_000)\n"  # 120 MB
+
+
+def limit_for(models_bytes: int) -> int:
+    """A limit of memory under which models may take so much."""
+    gc.collect()
+    _trim()
+    return max(resident_bytes() + models_bytes + (48 << 20), int((resident_bytes() + models_bytes) / 0.9))
+
+
+async def test_of_two_loads_at_once_the_second_is_measured_when_the_first_is_in(tmp_path: Path) -> None:
+    folders = [folder_of(tmp_path / name, 1.0, 7_500_000) for name in "ab"]  # 60 MB each
+    worker = Worker(limit_for(100 << 20))
+    first, second = await asyncio.gather(*(worker.load(folder.name, folder) for folder in folders))
+    assert (first[0], second[0]) == (200, 507)
+
+
 async def test_what_does_not_fit_is_refused_and_fits_when_another_has_gone(tmp_path: Path) -> None:
-    worker = Worker(
-        memory_bytes=resident_bytes() + (48 << 20) + int((resident_bytes() + (900 << 20)) * 0.1) + (500 << 20)
-    )
-    for name in "abc":
-        folder_of(tmp_path / name, 1.0, 30_000_000)  # 240 MB
-    assert (await worker.load("a", tmp_path / "a"))[0] == 200
-    status, told = await worker.load("b", tmp_path / "b")
-    assert status == 507
-    assert told["budgetBytes"] > 0
+    folders = [scripted(tmp_path / name, BALLAST + ECHO.partition("return None")[2]) for name in "ab"]
+    worker = Worker(limit_for(200 << 20))
+    assert (await worker.load("a", folders[0]))[0] == 200
+    status, told = await worker.load("b", folders[1])
+    assert (status, told["loadedModels"]) == (507, 1)
+    assert 0 < told["budgetBytes"] <= 200 << 20
+    assert told["lackingBytes"] >= 240_000_000 - (200 << 20)
     assert (await worker.ask("DELETE", "/models/a"))[0] == 200
-    assert (await worker.load("b", tmp_path / "b"))[0] == 200
+    assert (await worker.load("b", folders[1]))[0] == 200
+
+
+async def test_a_model_that_is_alone_is_tried_if_its_files_fit(tmp_path: Path) -> None:
+    worker = Worker(limit_for(64 << 20))
+    status, told = await worker.load("a", folder_of(tmp_path / "a", 1.0, 10_000_000))  # 80 MB
+    assert (status, told["loadedModels"]) == (507, 0)
