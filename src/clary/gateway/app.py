@@ -103,12 +103,12 @@ class Gateway:
         """The call, the whole request, who sent it, and its stream where it has one."""
         request = head
         # Whether a body streams is told by the route, and for all but S3 and the runtime a route may need the body
-        # (query protocol).
+        # (query protocol): there it has been read whole by then.
         if signing_name not in (None, "s3") and not head.target.startswith(b"/endpoints/"):
             request = _with_body(head, await read_whole(receive))
         call = route(request, signing_name)
         signing = call.operation.service.signing_name
-        if call.operation.has_streaming_input:
+        if call.operation.has_streaming_input and request is head:
             authenticated = self._authentication.check(request, signing)
             return call, request, authenticated, _stream(request, authenticated, receive)
         if request is head:
