@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from importlib.resources import files
@@ -14,23 +15,29 @@ from typing import Any
 import uv
 
 from clary.control.administration import Administration
+from clary.control.sessions import RoleSessions
 from clary.controllers.artifacts import Artifacts
 from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
+from clary.controllers.calls import CallController
 from clary.controllers.capture import CaptureDelivery
 from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
+from clary.controllers.function_code import Unpacking
+from clary.controllers.function_runs import FunctionRuns
+from clary.controllers.functions import FunctionController
 from clary.controllers.gc import GarbageCollector
 from clary.controllers.log_tail import LogTail
 from clary.controllers.metering import Metering
 from clary.controllers.multimodel import MultiModels
+from clary.controllers.object_events import ObjectEvents
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Publisher, measure_host
 from clary.controllers.transform_objects import TransformObjects
 from clary.controllers.transforms import TransformController
 from clary.domain import prices
-from clary.domain.errors import NotFound
+from clary.domain.errors import NotFound, Unsupported
 from clary.domain.topics import networks
 from clary.gateway.app import Gateway
 from clary.gateway.authentication import Authentication
@@ -41,6 +48,10 @@ from clary.runtimes.process import ProcessRuntime
 from clary.services.autoscaling import Autoscaling
 from clary.services.base import Service
 from clary.services.cloudwatch import CloudWatch
+from clary.services.functions.configurations import Configurations
+from clary.services.functions.invocations import Invocations
+from clary.services.functions.permissions import Permissions
+from clary.services.functions.service import Lambda
 from clary.services.identity.iam import Iam
 from clary.services.identity.sts import Sts
 from clary.services.logs import Logs
@@ -56,14 +67,19 @@ from clary.services.sns import Sns
 from clary.services.sqs import Sqs
 from clary.settings import Settings, inherited
 from clary.store import schema
+from clary.store.bus import Bus
+from clary.store.calls import Call, Calls
 from clary.store.database import Database
+from clary.store.function_code import FunctionCode
 from clary.store.identities import Identities
-from clary.store.invocations import Backlog, Invocations
+from clary.store.invocations import Backlog
+from clary.store.invocations import Invocations as AsyncInvocations
 from clary.store.logs import LogStore
 from clary.store.migrate import ensure_schema
 from clary.store.objects import ObjectStore
 from clary.store.queues import Queues
 from clary.store.resources import Resources
+from clary.store.targets import find_target
 from clary.store.topics import Topics
 
 
@@ -116,7 +132,7 @@ class Control:
         base_url = f"http://{settings.host}:{settings.port}"
         self.topics = Topics(self.database, self.resources, self.queues, base_url, now)
         self.deliveries = Deliveries(self.topics, self.resources, networks(settings.webhook_networks), now)
-        self.invocations = Invocations(self.database, settings.async_queue_limit, self._queued)
+        self.invocations = AsyncInvocations(self.database, settings.async_queue_limit, self._queued)
         self.async_metrics = AsyncMetrics(self.database, self._queues, now)
         self.asynchronous = AsyncController(
             layout,
@@ -129,10 +145,43 @@ class Control:
             now,
             settings.async_concurrency,
         )
+        self.identities = Identities(layout.identities, layout.identity_snapshot, settings.account, now)
+        log_store = LogStore(layout.logs / "groups")
+        self.calls = Calls(self.database, now, settings.calls_limit)
+        self.bus = Bus(self.database, self.calls)
+        code = FunctionCode(layout.functions)
+        self.function_runs = FunctionRuns(
+            layout,
+            self.runtime,
+            RoleSessions(self.identities),
+            log_store,
+            (settings.host, settings.port),
+            settings.worker_network,
+            now,
+            settings.function_concurrency,
+        )
+        self.functions = FunctionController(
+            self.resources,
+            images,
+            Unpacking(code, self.runtime, settings.uid_last + 1),
+            code,
+            (settings.uid_first, settings.uid_last),
+            self.function_runs.running,
+        )
+        self.call_controller = CallController(
+            self.database,
+            self.resources,
+            self.calls,
+            self.queues,
+            self.topics,
+            self.function_runs,
+            self._universal,
+            settings.function_retry_s,
+        )
+        self.object_events = ObjectEvents(self.objects, self.database, self.calls, self.bus, settings.account)
         self.capture = CaptureDelivery(layout.capture, self.objects)
         self.garbage = GarbageCollector(layout, self.resources)
         self.metering = Metering(layout, self.database, self.prices, settings.account, self._workers)
-        log_store = LogStore(layout.logs / "groups")
         self.log_tail = LogTail(layout.worker_logs, log_store, settings.account, self._workers)
         sagemaker = SageMaker(
             Models(self.resources, ObjectPresence(self.objects)),
@@ -141,8 +190,7 @@ class Control:
             TransformJobs(self.resources, self.prices, now),
             Tags(self.resources),
         )
-        self.identities = Identities(layout.identities, layout.identity_snapshot, settings.account, now)
-        self.s3 = S3(self.objects, settings.account, now)
+        self.s3 = S3(self.objects, settings.account, now, self._target_exists)
         rooms: list[Service] = [
             sagemaker,
             SageMakerRuntime(
@@ -154,6 +202,13 @@ class Control:
             Sts(self.identities, settings.account),
             Iam(self.identities, settings.account, now),
             self.s3,
+            Lambda(
+                [
+                    Configurations(self.resources, code, self.objects, self.identities, now),
+                    Invocations(self.resources, self.function_runs, self.calls, lambda: str(uuid.uuid4())),
+                    Permissions(self.resources),
+                ]
+            ),
             CloudWatch(self.database, now),
             Logs(log_store, lambda: round(now().timestamp() * 1000)),
         ]
@@ -185,6 +240,13 @@ class Control:
 
     def _queued(self, endpoint_uid: int) -> None:
         self.asynchronous.queued(endpoint_uid)
+
+    async def _target_exists(self, arn: str) -> bool:
+        """Whether the function, queue or topic of an ARN is there."""
+        return await find_target(self.resources, arn) is not None
+
+    async def _universal(self, call: Call) -> None:
+        raise Unsupported(call.target, "no schedule may have it as its target yet")
 
     def _instances(self, fleet: str) -> int:
         """How many instances of a fleet run."""
@@ -227,6 +289,10 @@ class Control:
             tasks.create_task(self.asynchronous.loop.run())
             tasks.create_task(self.asynchronous.watch())
             tasks.create_task(self.async_metrics.run())
+            tasks.create_task(self.functions.loop.run())
+            tasks.create_task(self.functions.watch())
+            tasks.create_task(self.call_controller.run())
+            tasks.create_task(self.object_events.run())
             tasks.create_task(self.capture.run())
             tasks.create_task(self.garbage.run())
             tasks.create_task(self.metering.run())

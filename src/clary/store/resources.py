@@ -73,8 +73,18 @@ def _record(row: Row[Any]) -> Record:
     )
 
 
+# What is to be done, in the same transaction, with a change: (before, after), None before a creation.
+Witness = Callable[[Connection, Record | None, Record], None]
+
+
 class Resources:
-    """See the module. `now` is the clock; every method is one transaction."""
+    """See the module. `now` is the clock; every method is one transaction.
+
+    `witness` sees every creation, change and report of the kinds in `witnessed`, inside its transaction.
+    """
+
+    witness: Witness | None = None
+    witnessed: frozenset[str] = frozenset()
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
@@ -193,6 +203,7 @@ class Resources:
             set_tags(connection, place.arn(kind, name), tags_of_it)
             made = _find(connection, kind, place, name)
             assert made is not None
+            self._witness(connection, None, made)
             return made
 
         record = await self._database.write(work)
@@ -221,6 +232,7 @@ class Resources:
             )
             changed = _find(connection, kind, place, name)
             assert changed is not None
+            self._witness(connection, record, changed)
             return changed
 
         record = await self._database.write(work)
@@ -232,10 +244,21 @@ class Resources:
         values: dict[str, Any] = {"observed": json.dumps(observed, default=str)}
         if touch:
             values["modified_us"] = _us(self._now())
-        await self._database.write(
-            lambda c: c.execute(update(resources).where(resources.c.uid == uid).values(**values))
-        )
+
+        def work(connection: Connection) -> None:
+            before = by_uid(connection, uid) if self.witness is not None else None
+            connection.execute(update(resources).where(resources.c.uid == uid).values(**values))
+            if before is not None and before.kind in self.witnessed:
+                after = by_uid(connection, uid)
+                assert after is not None
+                self._witness(connection, before, after)
+
+        await self._database.write(work)
         self._notify()
+
+    def _witness(self, connection: Connection, before: Record | None, after: Record) -> None:
+        if self.witness is not None and after.kind in self.witnessed:
+            self.witness(connection, before, after)
 
     async def remove(self, kind: str, place: Place, name: str) -> None:
         """Raises: NotFound."""
@@ -334,6 +357,24 @@ def new_deployment_number(connection: Connection, resource_uid: int) -> int:
 def find(connection: Connection, kind: str, place: Place, name: str) -> Record | None:
     """The record, for code that is inside a transaction already."""
     return _find(connection, kind, place, name)
+
+
+def all_of(connection: Connection, kind: str, place: Place) -> list[Record]:
+    """Every resource of a kind in a place, for code that is inside a transaction already."""
+    here = resources.c.kind == kind, resources.c.account == place.account, resources.c.region == place.region
+    return [_record(row) for row in connection.execute(select(resources).where(*here).order_by(resources.c.uid))]
+
+
+def observe(connection: Connection, uid: int, observed: Mapping[str, Any]) -> None:
+    """`Resources.report` inside the caller's transaction; nobody is woken by it."""
+    text = json.dumps(observed, default=str)
+    connection.execute(update(resources).where(resources.c.uid == uid).values(observed=text))
+
+
+def by_uid(connection: Connection, uid: int) -> Record | None:
+    """A resource, for code that is inside a transaction already."""
+    row = connection.execute(select(resources).where(resources.c.uid == uid)).one_or_none()
+    return _record(row) if row is not None else None
 
 
 def _find(connection: Connection, kind: str, place: Place, name: str) -> Record | None:

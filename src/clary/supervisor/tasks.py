@@ -1,8 +1,8 @@
 """Programs that run to their end on control's behalf: unpacking an archive, building an environment.
 
     {"id": 9, "op": "task", "argv": [...], "environ": {...}, "cwd": "/", "files": [path, ...], "timeout_s": 60,
-     "stdin": text, "jail": null | {fleet record}}
-    <- {"id": 9, "ok": true, "code": 0, "output": "the last 64 KiB of stdout and stderr"}
+     "stdin": text, "jail": null | {fleet record}, "name": "of its own control group"}
+    <- {"id": 9, "ok": true, "code": 0, "output": "the last 64 KiB of stdout and stderr", "oom_killed": false}
 
 "{fd0}" in argv stands for the number under which files[0] is open for reading. A task whose client has left goes on.
 """
@@ -14,6 +14,7 @@ import selectors
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,17 @@ class Task:
     request_id: Any
     output: int
     deadline_mono_s: float
+    name: str = ""
     timed_out: bool = False
 
 
 class Tasks:
     """The running ones; the supervisor's loop calls `exited` and `expire`."""
 
-    def __init__(self, selector: selectors.BaseSelector, logs: Path) -> None:
+    def __init__(self, selector: selectors.BaseSelector, logs: Path, leave: Callable[[str], int]) -> None:
         self._selector = selector
         self._logs = logs
+        self._leave = leave  # puts away what a task with a name leaves; how many of its processes memory has ended
         self._tasks: dict[int, Task] = {}
 
     def start(self, peer: Peer, request: dict[str, Any], jail: dict[str, Any] | None) -> None:
@@ -68,7 +71,7 @@ class Tasks:
             for file in files:
                 os.close(file)
         deadline = time.monotonic() + float(request.get("timeout_s", 3600))
-        self._tasks[pid] = Task(pid, peer, request.get("id"), output, deadline)
+        self._tasks[pid] = Task(pid, peer, request.get("id"), output, deadline, str(request.get("name", "")))
 
     def exited(self, pid: int, status: int) -> bool:
         """True when `pid` was a task; its client is answered."""
@@ -79,6 +82,7 @@ class Tasks:
         text = os.pread(task.output, OUTPUT_BYTES, max(0, size - OUTPUT_BYTES)).decode(errors="replace")
         os.close(task.output)
         facts = processes.exit_facts(status)
+        oom_kills = self._leave(task.name) if task.name else 0
         task.peer.send(
             {
                 "id": task.request_id,
@@ -86,6 +90,7 @@ class Tasks:
                 "code": facts.get("code", -1),
                 "facts": facts,
                 "timed_out": task.timed_out,
+                "oom_killed": oom_kills > 0,
                 "output": text,
             }
         )
