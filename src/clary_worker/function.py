@@ -138,9 +138,8 @@ def failure(error: BaseException, request_id: str, kind: str = "") -> bytes:
     trace: List[str] = []
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename != __file__ and not frame.filename.startswith("<frozen"):
-            trace.append(
-                '  File "%s", line %d, in %s\n    %s\n' % (frame.filename, frame.lineno, frame.name, frame.line)
-            )
+            place = (frame.filename, frame.lineno or 0, frame.name, frame.line)
+            trace.append('  File "%s", line %d, in %s\n    %s\n' % place)
     body = {"errorMessage": message, "errorType": kind, "requestId": request_id, "stackTrace": trace}
     return json.dumps(body).encode()
 

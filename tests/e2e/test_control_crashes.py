@@ -41,7 +41,9 @@ OF_FAILURE = {"endpoint.after_failed"}
 OF_UPDATE = {"update_endpoint.after_commit", "endpoint.after_retired"}
 OF_DELETE = {"delete_endpoint.after_commit", "endpoint.after_removal_published"}
 CREATE = [
-    n for n in NAMES if not n.startswith(("metering.", "transform.", "trigger.")) and n not in OF_FAILURE | OF_UPDATE | OF_DELETE
+    n
+    for n in NAMES
+    if not n.startswith(("metering.", "transform.", "trigger.")) and n not in OF_FAILURE | OF_UPDATE | OF_DELETE
 ]
 # An update takes the steps of a creation once more; these are the ones at which two deployments are there.
 UPDATE = sorted(OF_UPDATE) + [name for name in CREATE if name.startswith("endpoint.")]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import ROLE, Clary, Trained, wait_for
+from conftest import ROLE, Clary, Trained, serverless, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +210,10 @@ def test_what_is_not_served_is_refused_by_name(one: Clary) -> None:
 def test_code_and_configuration_change_and_a_function_goes(one: Clary) -> None:
     client = one.client("lambda")
     place = bucket(one)
-    code = (
-        "def handler(event, context):\n    return %d, __import__('os').environ.get('WORD'), context.memory_limit_in_mb\n"
-    )
+    code = """import os
+def handler(event, context):
+    return %d, os.environ.get("WORD"), context.memory_limit_in_mb
+"""
     one.client("s3").put_object(Bucket=place, Key="one.zip", Body=packed(app=code % 1))
     name = function(one, "", Code={"S3Bucket": place, "S3Key": "one.zip"})
     assert invoke(one, name, {})[1] == [1, None, "128"]
@@ -315,3 +316,202 @@ def test_an_upload_starts_a_transform_job(one: Clary, forest: Trained) -> None:
     assert len(output.splitlines()) == 5
     jobs = one.client("sagemaker").list_transform_jobs(NameContains="t-")["TransformJobSummaries"]
     assert len(jobs) == 1
+
+
+# -- the bus ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue(one: Clary) -> tuple[str, str]:
+    """(URL, ARN) of a queue."""
+    sqs = one.client("sqs")
+    url = sqs.create_queue(QueueName=f"q-{uuid.uuid4().hex[:8]}")["QueueUrl"]
+    return url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+
+
+def rule(one: Clary, pattern: dict[str, Any], *targets: dict[str, Any]) -> str:
+    name = f"r-{uuid.uuid4().hex[:8]}"
+    events = one.client("events")
+    events.put_rule(Name=name, EventPattern=json.dumps(pattern))
+    assert events.put_targets(Rule=name, Targets=list(targets))["FailedEntryCount"] == 0
+    return name
+
+
+def drained(one: Clary, url: str, count: int, limit_s: float = 20) -> list[Any]:
+    """`count` messages' bodies, in the order they came, deleted."""
+    sqs, bodies = one.client("sqs"), []
+
+    def enough() -> bool:
+        for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages", []):
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+            bodies.append(json.loads(message["Body"]))
+        return len(bodies) >= count
+
+    wait_for(enough, limit_s, f"{count} messages")
+    assert len(bodies) == count
+    return bodies
+
+
+def test_events_go_to_the_targets_of_the_rules_that_they_match(one: Clary, queue: tuple[str, str]) -> None:
+    url, arn = queue
+    events = one.client("events")
+    transformer = {"InputPathsMap": {"n": "$.detail.n"}, "InputTemplate": '{"told": "<n> came"}'}
+    pattern = {"source": ["my.app"], "detail": {"n": [{"numeric": [">", 1]}]}}
+    name = rule(one, pattern, {"Id": "all", "Arn": arn}, {"Id": "part", "Arn": arn, "InputTransformer": transformer})
+    entries = [{"Source": "my.app", "DetailType": "Counted", "Detail": json.dumps({"n": n})} for n in (1, 2)]
+    answer = events.put_events(Entries=[*entries, {"Source": "my.app", "DetailType": "x", "Detail": "no"}])
+    assert answer["FailedEntryCount"] == 1
+    assert answer["Entries"][2]["ErrorCode"] == "MalformedDetail"
+    whole, part = sorted(drained(one, url, 2), key=lambda body: "told" in body)
+    assert part == {"told": "2 came"}
+    assert (whole["id"], whole["detail-type"], whole["detail"]) == (
+        answer["Entries"][1]["EventId"],
+        "Counted",
+        {"n": 2},
+    )
+    assert events.list_rule_names_by_target(TargetArn=arn)["RuleNames"] == [name]
+    assert json.loads(events.describe_rule(Name=name)["EventPattern"]) == pattern
+    assert [target["Id"] for target in events.list_targets_by_rule(Rule=name)["Targets"]] == ["all", "part"]
+    events.disable_rule(Name=name)
+    events.put_events(Entries=entries)
+    with pytest.raises(ClientError, match="has targets"):
+        events.delete_rule(Name=name)
+    events.remove_targets(Rule=name, Ids=["all", "part"])
+    events.delete_rule(Name=name)
+    with pytest.raises(events.exceptions.ResourceNotFoundException):
+        events.describe_rule(Name=name)
+    with pytest.raises(events.exceptions.InvalidEventPatternException):
+        events.put_rule(Name="bad", EventPattern='{"source": "x"}')
+    with pytest.raises(ClientError, match="event bus mine"):
+        events.put_rule(Name="bad", EventPattern="{}", EventBusName="mine")
+    assert "Messages" not in one.client("sqs").receive_message(QueueUrl=url)
+
+
+def test_buckets_tell_queues_topics_and_the_bus(one: Clary, queue: tuple[str, str]) -> None:
+    url, arn = queue
+    s3, sns, place = one.client("s3"), one.client("sns"), bucket(one)
+    topic = sns.create_topic(Name=f"t-{uuid.uuid4().hex[:8]}")["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes={"RawMessageDelivery": "true"})
+    rule(one, {"source": ["aws.s3"], "detail": {"bucket": {"name": [place]}}}, {"Id": "q", "Arn": arn})
+    s3.put_bucket_notification_configuration(
+        Bucket=place,
+        NotificationConfiguration={
+            "QueueConfigurations": [{"Id": "made", "QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}],
+            "TopicConfigurations": [{"Id": "gone", "TopicArn": topic, "Events": ["s3:ObjectRemoved:*"]}],
+            "EventBridgeConfiguration": {},
+        },
+    )
+    etag = s3.put_object(Bucket=place, Key="ü b.txt", Body=b"hello")["ETag"].strip('"')
+    made, on_bus = sorted(drained(one, url, 2), key=lambda body: "detail" in body)
+    record = made["Records"][0]
+    assert (record["eventName"], record["s3"]["configurationId"]) == ("ObjectCreated:Put", "made")
+    assert record["s3"]["object"]["key"] == "%C3%BC+b.txt"
+    assert (record["s3"]["object"]["size"], record["s3"]["object"]["eTag"]) == (5, etag)
+    assert (on_bus["detail-type"], on_bus["detail"]["object"]["key"]) == ("Object Created", "ü b.txt")
+    s3.copy_object(Bucket=place, Key="copy", CopySource={"Bucket": place, "Key": "ü b.txt"})
+    assert {body["Records"][0]["eventName"] for body in drained(one, url, 2) if "Records" in body} == {
+        "ObjectCreated:Copy"
+    }
+    s3.delete_objects(Bucket=place, Delete={"Objects": [{"Key": "copy"}, {"Key": "never was"}]})
+    gone = drained(one, url, 2)
+    assert {body["Records"][0]["eventName"] for body in gone if "Records" in body} == {"ObjectRemoved:Delete"}
+    upload = s3.create_multipart_upload(Bucket=place, Key="large")["UploadId"]
+    part = s3.upload_part(Bucket=place, Key="large", UploadId=upload, PartNumber=1, Body=b"x")["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+    for _ in range(2):
+        s3.complete_multipart_upload(Bucket=place, Key="large", UploadId=upload, MultipartUpload=parts)
+    names = [body["Records"][0]["eventName"] for body in drained(one, url, 2) if "Records" in body]
+    assert names == ["ObjectCreated:CompleteMultipartUpload"]
+    with pytest.raises(ClientError, match="Unable to validate the following destination"):
+        s3.put_bucket_notification_configuration(
+            Bucket=place,
+            NotificationConfiguration={
+                "QueueConfigurations": [{"QueueArn": arn + "x", "Events": ["s3:ObjectCreated:*"]}]
+            },
+        )
+    s3.put_bucket_notification_configuration(Bucket=place, NotificationConfiguration={})
+    s3.put_object(Bucket=place, Key="untold", Body=b"")
+    assert "Messages" not in one.client("sqs").receive_message(QueueUrl=url, WaitTimeSeconds=1)
+
+
+END = """
+import boto3, json, os
+
+def handler(event, context):
+    name = event["detail"]["TransformJobName"]
+    boto3.client("s3").put_object(Bucket=os.environ["BUCKET"], Key=f"ends/{name}", Body=json.dumps(event))
+"""
+
+
+def job_of(model: str, place: str, name: str) -> dict[str, Any]:
+    """The members of a CreateTransformJob over `in/` of a bucket."""
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{place}/in/"}}
+    return {
+        "TransformJobName": name,
+        "ModelName": model,
+        "TransformInput": {"DataSource": source, "ContentType": "text/csv", "SplitType": "Line"},
+        "TransformOutput": {"S3OutputPath": f"s3://{place}/out", "AssembleWith": "Line"},
+        "TransformResources": {"InstanceType": "ml.m5.large", "InstanceCount": 1},
+    }
+
+
+def test_a_schedule_starts_a_transform_job_without_a_function_and_a_function_records_its_end(
+    one: Clary, forest: Trained
+) -> None:
+    place = bucket(one)
+    one.client("s3").put_object(Bucket=place, Key="in/a.csv", Body=forest.csv())
+    model = one.model(one.upload(dict(forest.files)), "clary/sklearn")
+    end = function(one, END, Environment={"Variables": {"BUCKET": place}})
+    ended = {"TransformJobStatus": ["Completed", "Failed"], "ModelName": [model]}
+    pattern = {"detail-type": ["SageMaker Transform Job State Change"], "detail": ended}
+    rule(one, pattern, {"Id": "end", "Arn": arn_of(one, end)})
+    scheduler = one.client("scheduler")
+    target = {
+        "Arn": "arn:aws:scheduler:::aws-sdk:sagemaker:createTransformJob",
+        "RoleArn": ROLE,
+        "Input": json.dumps(job_of(model, place, "nightly-<aws.scheduler.execution-id>")),
+    }
+    request = {
+        "Name": "nightly",
+        "ScheduleExpression": "rate(1 hour)",
+        "ScheduleExpressionTimezone": "Asia/Seoul",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "Target": target,
+    }
+    scheduler.create_schedule(**request)
+    assert scheduler.get_schedule(Name="nightly")["Target"]["Input"] == target["Input"]
+    assert [entry["Name"] for entry in scheduler.list_schedules()["Schedules"]] == ["nightly"]
+    with pytest.raises(scheduler.exceptions.ConflictException):
+        scheduler.create_schedule(**request)
+    jobs = one.client("sagemaker").list_transform_jobs
+    (job,) = wait_for(lambda: jobs(NameContains="nightly")["TransformJobSummaries"], 30, "the job")
+    name = job["TransformJobName"]
+    told = json.loads(wait_for(lambda: found(one, place, f"ends/{name}"), 60, "the end to be recorded"))
+    assert told["source"] == "aws.sagemaker"
+    assert (told["detail"]["TransformJobName"], told["detail"]["TransformJobStatus"]) == (name, "Completed")
+    assert told["resources"] == [job["TransformJobArn"]]
+    assert told["detail"]["TransformOutput"]["S3OutputPath"] == f"s3://{place}/out"
+    assert told["detail"]["TransformEndTime"] >= told["detail"]["CreationTime"]
+    assert len(jobs(NameContains="nightly")["TransformJobSummaries"]) == 1
+    for members, match in (
+        ({"FlexibleTimeWindow": {"Mode": "FLEXIBLE", "MaximumWindowInMinutes": 5}}, "flexible"),
+        ({"ScheduleExpressionTimezone": "Mars/Olympus"}, "time zone"),
+        ({"ScheduleExpression": "cron(0 9 * * *)"}, "six fields"),
+        ({"Target": {**target, "Input": "{}"}}, "transformJobName"),
+        ({"Target": {**target, "Arn": "arn:aws:scheduler:::aws-sdk:ec2:runInstances"}}, "createTransformJob"),
+        ({"GroupName": "mine"}, "group mine"),
+    ):
+        with pytest.raises(scheduler.exceptions.ValidationException, match=match):
+            scheduler.update_schedule(**{**request, **members})
+    scheduler.delete_schedule(Name="nightly")
+    with pytest.raises(scheduler.exceptions.ResourceNotFoundException):
+        scheduler.get_schedule(Name="nightly")
+
+
+def test_an_endpoints_states_are_on_the_bus(one: Clary, queue: tuple[str, str], echo_files: dict[str, str]) -> None:
+    url, arn = queue
+    rule(one, {"detail-type": ["SageMaker Endpoint State Change"]}, {"Id": "q", "Arn": arn})
+    name = one.endpoint(one.config(serverless(one.model(one.upload(dict(echo_files)), "clary/sklearn"))))
+    one.delete(name)
+    told = [body["detail"]["EndpointStatus"] for body in drained(one, url, 3)]
+    assert sorted(told) == ["CREATING", "DELETING", "IN_SERVICE"]

@@ -16,6 +16,7 @@ import uv
 
 from clary.control.administration import Administration
 from clary.control.sessions import RoleSessions
+from clary.control.universal_target import TransformJobTarget
 from clary.controllers.artifacts import Artifacts
 from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
@@ -34,10 +35,12 @@ from clary.controllers.multimodel import MultiModels
 from clary.controllers.object_events import ObjectEvents
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Publisher, measure_host
+from clary.controllers.state_changes import KINDS, StateChanges
+from clary.controllers.timers import Timers
 from clary.controllers.transform_objects import TransformObjects
 from clary.controllers.transforms import TransformController
 from clary.domain import prices
-from clary.domain.errors import NotFound, Unsupported
+from clary.domain.errors import NotFound
 from clary.domain.topics import networks
 from clary.gateway.app import Gateway
 from clary.gateway.authentication import Authentication
@@ -48,6 +51,7 @@ from clary.runtimes.process import ProcessRuntime
 from clary.services.autoscaling import Autoscaling
 from clary.services.base import Service
 from clary.services.cloudwatch import CloudWatch
+from clary.services.events import Events
 from clary.services.functions.configurations import Configurations
 from clary.services.functions.invocations import Invocations
 from clary.services.functions.permissions import Permissions
@@ -63,12 +67,13 @@ from clary.services.sagemaker.service import SageMaker
 from clary.services.sagemaker.tags import Tags
 from clary.services.sagemaker.transform_jobs import TransformJobs
 from clary.services.sagemaker_runtime import SageMakerRuntime
+from clary.services.scheduler import Scheduler
 from clary.services.sns import Sns
 from clary.services.sqs import Sqs
 from clary.settings import Settings, inherited
 from clary.store import schema
 from clary.store.bus import Bus
-from clary.store.calls import Call, Calls
+from clary.store.calls import Calls
 from clary.store.database import Database
 from clary.store.function_code import FunctionCode
 from clary.store.identities import Identities
@@ -149,11 +154,18 @@ class Control:
         log_store = LogStore(layout.logs / "groups")
         self.calls = Calls(self.database, now, settings.calls_limit)
         self.bus = Bus(self.database, self.calls)
+        self.resources.witness = StateChanges(self.bus, now)
+        self.resources.after_witness = self.calls.woken
+        self.resources.witnessed = KINDS
+        self.timers = Timers(self.database, self.resources, self.calls, now)
+        sessions = RoleSessions(self.identities)
+        transform_jobs = TransformJobs(self.resources, self.prices, now)
+        universal = TransformJobTarget(transform_jobs.create_transform_job, self.identities, sessions)
         code = FunctionCode(layout.functions)
         self.function_runs = FunctionRuns(
             layout,
             self.runtime,
-            RoleSessions(self.identities),
+            sessions,
             log_store,
             (settings.host, settings.port),
             settings.worker_network,
@@ -175,7 +187,7 @@ class Control:
             self.queues,
             self.topics,
             self.function_runs,
-            self._universal,
+            universal,
             settings.function_retry_s,
         )
         self.object_events = ObjectEvents(self.objects, self.database, self.calls, self.bus, settings.account)
@@ -187,7 +199,7 @@ class Control:
             Models(self.resources, ObjectPresence(self.objects)),
             EndpointConfigs(self.resources, self.prices),
             Endpoints(self.resources, now, self._instances),
-            TransformJobs(self.resources, self.prices, now),
+            transform_jobs,
             Tags(self.resources),
         )
         self.s3 = S3(self.objects, settings.account, now, self._target_exists)
@@ -202,6 +214,8 @@ class Control:
             Sts(self.identities, settings.account),
             Iam(self.identities, settings.account, now),
             self.s3,
+            Events(self.resources, self.bus, self.identities, now),
+            Scheduler(self.resources, self.identities, universal.check, now),
             Lambda(
                 [
                     Configurations(self.resources, code, self.objects, self.identities, now),
@@ -244,9 +258,6 @@ class Control:
     async def _target_exists(self, arn: str) -> bool:
         """Whether the function, queue or topic of an ARN is there."""
         return await find_target(self.resources, arn) is not None
-
-    async def _universal(self, call: Call) -> None:
-        raise Unsupported(call.target, "no schedule may have it as its target yet")
 
     def _instances(self, fleet: str) -> int:
         """How many instances of a fleet run."""
@@ -293,6 +304,7 @@ class Control:
             tasks.create_task(self.functions.watch())
             tasks.create_task(self.call_controller.run())
             tasks.create_task(self.object_events.run())
+            tasks.create_task(self.timers.run())
             tasks.create_task(self.capture.run())
             tasks.create_task(self.garbage.run())
             tasks.create_task(self.metering.run())

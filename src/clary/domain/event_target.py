@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from clary.domain.errors import Invalid, Unsupported
@@ -85,6 +85,19 @@ def event(
         "resources": list(resources),
         "detail": detail,
     }
+
+
+def scheduled_input(text: str, due: datetime, arn: str, execution_id: str) -> str:
+    """A schedule's input with its context attributes filled in (Scheduler user guide, "Adding context attributes")."""
+    words = {
+        "<aws.scheduler.scheduled-time>": due.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "<aws.scheduler.schedule-arn>": arn,
+        "<aws.scheduler.execution-id>": execution_id,
+        "<aws.scheduler.attempt-number>": "1",
+    }
+    for word, value in words.items():
+        text = text.replace(word, value)
+    return text
 
 
 def body_of(target: Target, told: Mapping[str, Any], rule: str) -> str:

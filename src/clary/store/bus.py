@@ -19,6 +19,7 @@ from clary.store.resources import Record, all_of
 from clary.store.schema import resources
 
 RULE = "rule"
+SCHEDULE = "schedule"
 _SPACE = uuid.UUID("6e8d2c5a-0f0b-4d1c-9d4a-3a5b8f8f3f10")  # of ids that are made from a cause
 
 

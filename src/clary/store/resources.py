@@ -74,7 +74,8 @@ def _record(row: Row[Any]) -> Record:
 
 
 # What is to be done, in the same transaction, with a change: (before, after), None before a creation.
-Witness = Callable[[Connection, Record | None, Record], None]
+# It answers whether `Resources.after_witness` is to be called when the change is committed.
+Witness = Callable[[Connection, Record | None, Record], bool]
 
 
 class Resources:
@@ -85,6 +86,7 @@ class Resources:
 
     witness: Witness | None = None
     witnessed: frozenset[str] = frozenset()
+    after_witness: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
@@ -203,11 +205,12 @@ class Resources:
             set_tags(connection, place.arn(kind, name), tags_of_it)
             made = _find(connection, kind, place, name)
             assert made is not None
-            self._witness(connection, None, made)
+            told.append(self._witness(connection, None, made))
             return made
 
+        told: list[bool] = []
         record = await self._database.write(work)
-        self._notify()
+        self._notify(told)
         return record
 
     async def change(
@@ -232,11 +235,12 @@ class Resources:
             )
             changed = _find(connection, kind, place, name)
             assert changed is not None
-            self._witness(connection, record, changed)
+            told.append(self._witness(connection, record, changed))
             return changed
 
+        told: list[bool] = []
         record = await self._database.write(work)
-        self._notify()
+        self._notify(told)
         return record
 
     async def report(self, uid: int, observed: Mapping[str, Any], *, touch: bool = False) -> None:
@@ -251,14 +255,14 @@ class Resources:
             if before is not None and before.kind in self.witnessed:
                 after = by_uid(connection, uid)
                 assert after is not None
-                self._witness(connection, before, after)
+                told.append(self._witness(connection, before, after))
 
+        told: list[bool] = []
         await self._database.write(work)
-        self._notify()
+        self._notify(told)
 
-    def _witness(self, connection: Connection, before: Record | None, after: Record) -> None:
-        if self.witness is not None and after.kind in self.witnessed:
-            self.witness(connection, before, after)
+    def _witness(self, connection: Connection, before: Record | None, after: Record) -> bool:
+        return self.witness is not None and after.kind in self.witnessed and self.witness(connection, before, after)
 
     async def remove(self, kind: str, place: Place, name: str) -> None:
         """Raises: NotFound."""
@@ -267,9 +271,7 @@ class Resources:
             record = _find(connection, kind, place, name)
             if record is None:
                 raise NotFound(kind, place.arn(kind, name))
-            connection.execute(delete(resources).where(resources.c.uid == record.uid))
-            connection.execute(delete(tags).where(tags.c.arn == place.arn(kind, name)))
-            connection.execute(delete(users_of_uids).where(users_of_uids.c.resource_uid == record.uid))
+            erase(connection, record)
 
         await self._database.write(work)
         self._notify()
@@ -323,7 +325,9 @@ class Resources:
 
     # -- watching --------------------------------------------------------------------------------
 
-    def _notify(self) -> None:
+    def _notify(self, told: Sequence[bool] = ()) -> None:
+        if any(told):
+            self.after_witness()
         self.version += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -369,6 +373,14 @@ def observe(connection: Connection, uid: int, observed: Mapping[str, Any]) -> No
     """`Resources.report` inside the caller's transaction; nobody is woken by it."""
     text = json.dumps(observed, default=str)
     connection.execute(update(resources).where(resources.c.uid == uid).values(observed=text))
+
+
+def erase(connection: Connection, record: Record) -> None:
+    """`Resources.remove` inside the caller's transaction; nobody is woken by it."""
+    arn = record.place.arn(record.kind, record.name)
+    connection.execute(delete(resources).where(resources.c.uid == record.uid))
+    connection.execute(delete(tags).where(tags.c.arn == arn))
+    connection.execute(delete(users_of_uids).where(users_of_uids.c.resource_uid == record.uid))
 
 
 def by_uid(connection: Connection, uid: int) -> Record | None:

@@ -29,7 +29,7 @@ from clary.domain.functions import (
 )
 from clary.services.base import Context, Members, page_position, page_token, present
 from clary.services.functions.room import Room, described, desired_of
-from clary.services.rights import Keyring, passed_on
+from clary.services.rights import Keyring, authorize_letters, passed_on
 from clary.store.codec import encode
 from clary.store.function_code import Archive, FunctionCode
 from clary.store.objects import ObjectStore
@@ -102,6 +102,7 @@ class Configurations(Room):
                 raise Invalid(member, f"{member} and Handler are mandatory parameters for functions of a zip archive.")
         _check_runtime(request["Runtime"])
         check_environment(request.get("Environment", {}).get("Variables", {}))
+        authorize_letters(context, request.get("DeadLetterConfig", {}).get("TargetArn", ""))
         held = await self.resources.find(FUNCTION, place, name)
         if held is not None and desired_of(held).deleted:
             raise NotReady(FUNCTION, name, state="being deleted", next_step="try again")
@@ -143,8 +144,6 @@ class Configurations(Room):
             if "DeadLetterConfig" in request
             else None,
         }
-        if changes["dead_letter_arn"] and ":sqs:" not in changes["dead_letter_arn"]:
-            raise Unsupported("a dead-letter target other than an SQS queue", "name the ARN of a queue")
         changes = {name: value for name, value in changes.items() if value is not None}
         at = self._now()
         stamp = at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}+0000"
@@ -219,6 +218,7 @@ class Configurations(Room):
         if request.get("Runtime"):
             _check_runtime(request["Runtime"])
         check_environment(request.get("Environment", {}).get("Variables", {}))
+        authorize_letters(context, request.get("DeadLetterConfig", {}).get("TargetArn", ""))
         return await self._change(record, request, lambda held: replace(self._configured(held, request), **rights))
 
     async def _change(

@@ -13,13 +13,13 @@ from datetime import datetime
 
 from clary.domain.bucket_notification import EVENT_BRIDGE, TARGETS, rules_of
 from clary.services.base import Context, Handler, Members
+from clary.services.rights import authorize_target
 from clary.services.s3.lanes import Lanes
 from clary.services.s3.room import Room
 from clary.store.object_events import NOTIFICATION
 from clary.store.objects import ObjectStore
 from clary.wire.errors import WireError
 
-ACTIONS = {"lambda": "lambda:InvokeFunction", "sqs": "sqs:SendMessage", "sns": "sns:Publish"}
 SERVICE_OF = {"LambdaFunctionConfigurations": "lambda", "QueueConfigurations": "sqs", "TopicConfigurations": "sns"}
 
 # Whether the function, queue or topic of an ARN exists.
@@ -60,7 +60,7 @@ class Notifications(Room):
         parts = arn.split(":")
         if len(parts) < 6 or parts[2] != service:
             raise WireError("InvalidArgument", 400, "The ARN could not be parsed", {"ArgumentValue": arn})
-        context.authorize(ACTIONS[service], arn)
+        authorize_target(context, arn)
         if not params.get("SkipDestinationValidation") and not await self._exists(arn):
             text = "Unable to validate the following destination configurations"
             raise WireError("InvalidArgument", 400, text, {"ArgumentName": arn, "ArgumentValue": "it does not exist"})
