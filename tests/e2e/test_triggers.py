@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from conftest import ROLE, Clary, Trained, serverless, wait_for
+from test_rights import TRUST, client, policy, refusal
 
 
 @pytest.fixture(scope="module")
@@ -515,3 +516,73 @@ def test_an_endpoints_states_are_on_the_bus(one: Clary, queue: tuple[str, str], 
     one.delete(name)
     told = [body["detail"]["EndpointStatus"] for body in drained(one, url, 3)]
     assert sorted(told) == ["CREATING", "DELETING", "IN_SERVICE"]
+
+
+# -- rights -----------------------------------------------------------------------------------------
+
+WRITES = """
+import boto3
+
+def handler(event, context):
+    boto3.client("s3").put_object(Bucket=event["bucket"], Key="x", Body=b"")
+"""
+
+LISTS = """
+import boto3
+
+def handler(event, context):
+    return boto3.client(event).list_buckets()["Owner"] if event == "s3" else boto3.client(event).list_users()
+"""
+
+
+def test_a_function_may_what_its_role_may_and_nobody_lends_what_he_lacks(one: Clary, queue: tuple[str, str]) -> None:
+    iam, place, word = one.client("iam"), bucket(one), uuid.uuid4().hex[:8]
+    role = iam.create_role(RoleName=f"poor-{word}", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
+    basic = "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
+    iam.attach_role_policy(RoleName=f"poor-{word}", PolicyArn=basic)
+    name = function(one, WRITES, Role=role)
+    body = invoke(one, name, {"bucket": place})[1]
+    assert "(AccessDenied)" in body["errorMessage"]
+    allowed = policy("s3:PutObject", resource=f"arn:aws:s3:::{place}/*")
+    iam.put_role_policy(RoleName=f"poor-{word}", PolicyName="write", PolicyDocument=allowed)
+    assert "FunctionError" not in invoke(one, name, {"bucket": place})[0]
+
+    iam.create_user(UserName=f"maker-{word}")
+    makes = policy("lambda:CreateFunction", "lambda:GetFunction", "events:*", "s3:*", "scheduler:*")
+    iam.put_user_policy(UserName=f"maker-{word}", PolicyName="makes", PolicyDocument=makes)
+    key = iam.create_access_key(UserName=f"maker-{word}")["AccessKey"]
+    code = {"ZipFile": packed(app=WRITES)}
+    wanted = {"FunctionName": f"no-{word}", "Runtime": "python3.11", "Handler": "app.handler", "Code": code}
+    refused = refusal(lambda: client(one, "lambda", key).create_function(**wanted, Role=ROLE))
+    assert refused[:2] == ("AccessDeniedException", 403)
+    assert "iam:PassRole" in refused[2]
+    events = client(one, "events", key)
+    events.put_rule(Name=f"no-{word}", ScheduleExpression="rate(1 minute)")
+    for arn, action in ((queue[1], "sqs:SendMessage"), (arn_of(one, name), "lambda:InvokeFunction")):
+        target = {"Id": "x", "Arn": arn}
+        assert action in refusal(lambda t=target: events.put_targets(Rule=f"no-{word}", Targets=[t]))[2]
+    told = {"QueueConfigurations": [{"QueueArn": queue[1], "Events": ["s3:ObjectCreated:*"]}]}
+    s3 = client(one, "s3", key)
+    put = refusal(lambda: s3.put_bucket_notification_configuration(Bucket=place, NotificationConfiguration=told))
+    assert put[0] == "AccessDenied"
+    events.delete_rule(Name=f"no-{word}")
+    # A role that IAM does not hold lends nothing: the function has its maker's rights, no more.
+    iam.put_user_policy(UserName=f"maker-{word}", PolicyName="pass", PolicyDocument=policy("iam:PassRole"))
+    unknown = "arn:aws:iam::123456789012:role/unknown"
+    client(one, "lambda", key).create_function(**{**wanted, "Code": {"ZipFile": packed(app=LISTS)}}, Role=unknown)
+    wait_for(
+        lambda: one.client("lambda").get_function(FunctionName=f"no-{word}")["Configuration"]["State"] == "Active",
+        60,
+        "the function",
+    )
+    assert "AccessDenied" in invoke(one, f"no-{word}", "iam")[1]["errorMessage"]
+    assert "FunctionError" not in invoke(one, f"no-{word}", "s3")[0]
+
+
+def test_functions_run_without_walls_and_without_signatures(start_clary: Callable[..., Clary]) -> None:
+    one = start_clary("--isolation", "none", "--no-auth")
+    name = function(one, MIRROR, Environment={"Variables": {"WORD": "yes"}})
+    answer, body = invoke(one, name, {"x": 1})
+    assert "FunctionError" not in answer, body
+    assert body["event"] == {"x": 1}
+    assert body["environ"]["AWS_ENDPOINT_URL"] == f"http://127.0.0.1:{one.port}"
