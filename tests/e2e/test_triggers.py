@@ -252,15 +252,20 @@ def handler(event, context):
 """
 
 
-def test_an_asynchronous_invocation_is_tried_three_times_and_then_goes_to_its_queue(one: Clary) -> None:
+@pytest.mark.parametrize("by", ["an invocation", "a rule"])
+def test_what_fails_asynchronously_is_tried_three_times_and_then_goes_to_its_queue(one: Clary, by: str) -> None:
     sqs = one.client("sqs")
     queue = sqs.create_queue(QueueName=f"dead-{uuid.uuid4().hex[:8]}")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     name = function(one, COUNTS, DeadLetterConfig={"TargetArn": arn})
     place = bucket(one)
     event = {"bucket": place, "fail": True}
-    answer, body = invoke(one, name, event, InvocationType="Event")
-    assert (answer["StatusCode"], body) == (202, None)
+    if by == "a rule":
+        rule(one, {"source": [name]}, {"Id": "f", "Arn": arn_of(one, name), "InputPath": "$.detail"})
+        one.client("events").put_events(Entries=[{"Source": name, "DetailType": "x", "Detail": json.dumps(event)}])
+    else:
+        answer, body = invoke(one, name, event, InvocationType="Event")
+        assert (answer["StatusCode"], body) == (202, None)
     (letter,) = wait_for(
         lambda: sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=5).get("Messages"), 60, "the dead letter"
     )

@@ -18,7 +18,7 @@ from clary.controllers.function_runs import FunctionRuns
 from clary.domain import queues as queue_rules
 from clary.domain.errors import ClaryError, NotFound
 from clary.domain.event_target import CREATE_TRANSFORM_JOB
-from clary.domain.functions import FUNCTION, FunctionDesired, FunctionObserved, parse_name
+from clary.domain.functions import ATTEMPTS, FUNCTION, FunctionDesired, FunctionObserved, parse_name
 from clary.domain.names import Place
 from clary.failpoints import failpoint
 from clary.store.calls import Call, Calls
@@ -26,6 +26,7 @@ from clary.store.codec import decode
 from clary.store.database import Database
 from clary.store.queues import Queues, Sent
 from clary.store.resources import Resources, find
+from clary.store.targets import find_target
 from clary.store.topics import QUEUE, Topics
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ Universal = Callable[[Call], Awaitable[None]]
 
 
 class Failed(Exception):
-    """The call was made and failed, or could not be made; trying again may help unless it is `final`."""
+    """The call was made and failed, or could not be made. `most`: how often it is tried again, whatever its terms."""
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(self, reason: str, *, final: bool = False, most: int | None = None) -> None:
         super().__init__(reason)
-        self.final = final
+        self.most = 0 if final else most
 
 
 class CallController:
@@ -99,12 +100,13 @@ class CallController:
         try:
             failpoint("trigger.before_call")
             await self._perform(call)
-        except (Failed, ClaryError) as error:
-            await self._failed(call, str(error), isinstance(error, Failed) and error.final)
+        except (Failed, ClaryError, OSError) as error:
+            most = error.most if isinstance(error, Failed) else None
+            await self._failed(call, str(error), call.terms.retries if most is None else min(most, call.terms.retries))
 
-    async def _failed(self, call: Call, reason: str, final: bool) -> None:
+    async def _failed(self, call: Call, reason: str, retries: int) -> None:
         age_s = (self._calls.now_us() - call.created_us) / 1_000_000
-        if not final and call.attempts < call.terms.retries and age_s < call.terms.max_age_s:
+        if call.attempts < retries and age_s < call.terms.max_age_s:
             after_s = self._after_s(call)
             log.info("call=%s target=%s event=failed again_in_s=%s reason=%s", call.id, call.target, after_s, reason)
             try:
@@ -116,7 +118,7 @@ class CallController:
         log.warning(
             "call=%s target=%s event=given_up attempts=%d reason=%s", call.id, call.target, call.attempts + 1, reason
         )
-        letters = queue_rules.name_of_arn(call.terms.dead_letter_arn) if call.terms.dead_letter_arn else None
+        letters = queue_rules.name_of_arn(await self._dead_letter_arn(call))
 
         def work(connection: Connection) -> int | None:
             uid = self._put(connection, call, *letters) if letters is not None else None
@@ -131,6 +133,13 @@ class CallController:
             return
         if uid is not None:
             self._queues.woken(uid)
+
+    async def _dead_letter_arn(self, call: Call) -> str:
+        """The queue that the call itself names, else the one of the function that it is for; "" for none."""
+        if call.terms.dead_letter_arn or ":lambda:" not in call.target:
+            return call.terms.dead_letter_arn
+        record = await find_target(self._resources, call.target)
+        return decode(FunctionDesired, record.desired).dead_letter_arn if record is not None else ""
 
     def _after_s(self, call: Call) -> float:
         if ":lambda:" in call.target:
@@ -189,6 +198,6 @@ class CallController:
             raise Failed(f"the function {name} is not active: {observed.reason or 'it is being prepared'}")
         outcome = await self._runs.invoke(record, call.body.encode(), call.id)
         if outcome.error:
-            raise Failed(outcome.payload.decode(errors="replace")[:500])
+            raise Failed(outcome.payload.decode(errors="replace")[:500], most=ATTEMPTS - 1)
         failpoint("trigger.after_function_ran")
         await self._calls.done(call)

@@ -116,6 +116,8 @@ class FunctionRuns:
         try:
             async with self._room:
                 return await self._invoke(record, event, request_id or str(uuid.uuid4()))
+        except OSError as error:  # no socket, or no room for the session
+            raise StoreFailed("starting the function", detail=str(error)) from error
         finally:
             self._running[record.uid] -= 1
             if not self._running[record.uid]:

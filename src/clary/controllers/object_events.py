@@ -78,7 +78,7 @@ class ObjectEvents:
             if arn:
                 cause = call_id("s3", change.number, rule_id, arn)
                 body = json.dumps(record(change, rule_id, self._account))
-                found.append(Call(cause, place, arn, body, Terms(retries=2 if ":lambda:" in arn else 185)))
+                found.append(Call(cause, place, arn, body, Terms()))
                 continue
             kind, body_of = detail(change, self._account)
             bucket = f"arn:{partition(change.region)}:s3:::{change.bucket}"

@@ -68,7 +68,7 @@ class Invocations(Room):
         )
 
     def _later(self, record: Record, event: bytes) -> Call:
-        terms = Terms(retries=ATTEMPTS - 1, max_age_s=6 * 3600, dead_letter_arn=desired_of(record).dead_letter_arn)
+        terms = Terms(retries=ATTEMPTS - 1, max_age_s=6 * 3600)
         return Call(self._new_id(), record.place, function_arn(record.place, record.name), event.decode(), terms)
 
 
