@@ -275,6 +275,54 @@ def test_what_fails_asynchronously_is_tried_three_times_and_then_goes_to_its_que
     assert len({key.split("/")[0] for key in keys}) == 1
 
 
+BATCHES = """
+import boto3, json, os
+
+def handler(event, context):
+    failed = []
+    for record in event["Records"]:
+        body = json.loads(record["body"])
+        if body.get("bad"):
+            failed.append({"itemIdentifier": record["messageId"]})
+        else:
+            word = record["messageAttributes"]["word"]["stringValue"]
+            boto3.client("s3").put_object(Bucket=os.environ["BUCKET"], Key=f"{body['n']}", Body=word)
+    return {"batchItemFailures": failed}
+"""
+
+
+def test_a_queues_messages_come_to_a_function_in_batches(one: Clary) -> None:
+    sqs, client, place = one.client("sqs"), one.client("lambda"), bucket(one)
+    urls = [sqs.create_queue(QueueName=f"q-{uuid.uuid4().hex[:8]}")["QueueUrl"] for _ in range(2)]
+    arns = [
+        sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"] for url in urls
+    ]
+    redrive = json.dumps({"deadLetterTargetArn": arns[1], "maxReceiveCount": 1})
+    sqs.set_queue_attributes(QueueUrl=urls[0], Attributes={"RedrivePolicy": redrive, "VisibilityTimeout": "1"})
+    name = function(one, BATCHES, Environment={"Variables": {"BUCKET": place}}, Timeout=3)
+    attributes = {"word": {"DataType": "String", "StringValue": "yes"}}
+    for body in ({"n": 1}, {"n": 2}, {"bad": True}):
+        sqs.send_message(QueueUrl=urls[0], MessageBody=json.dumps(body), MessageAttributes=attributes)
+    partial = {"FunctionResponseTypes": ["ReportBatchItemFailures"], "BatchSize": 5}
+    mapping = client.create_event_source_mapping(EventSourceArn=arns[0], FunctionName=name, **partial)
+    assert mapping["State"] == "Enabled"
+    for key in ("1", "2"):
+        assert wait_for(lambda k=key: found(one, place, k), 30, f"message {key}") == b"yes"
+    assert drained(one, urls[1], 1) == [{"bad": True}]
+    counts = sqs.get_queue_attributes(QueueUrl=urls[0], AttributeNames=["All"])["Attributes"]
+    assert counts["ApproximateNumberOfMessages"] == counts["ApproximateNumberOfMessagesNotVisible"] == "0"
+    (listed,) = client.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
+    assert listed["UUID"] == mapping["UUID"]
+    assert client.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)["State"] == "Disabled"
+    with pytest.raises(client.exceptions.ResourceConflictException):
+        client.create_event_source_mapping(EventSourceArn=arns[0], FunctionName=name)
+    with pytest.raises(ClientError, match="FilterCriteria"):
+        client.update_event_source_mapping(UUID=mapping["UUID"], FilterCriteria={"Filters": [{"Pattern": "{}"}]})
+    client.delete_event_source_mapping(UUID=mapping["UUID"])
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        client.get_event_source_mapping(UUID=mapping["UUID"])
+
+
 # -- buckets ----------------------------------------------------------------------------------------
 
 START = """

@@ -35,6 +35,7 @@ from clary.controllers.multimodel import MultiModels
 from clary.controllers.object_events import ObjectEvents
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Publisher, measure_host
+from clary.controllers.source_mappings import SourceMappings
 from clary.controllers.state_changes import KINDS, StateChanges
 from clary.controllers.timers import Timers
 from clary.controllers.transform_objects import TransformObjects
@@ -54,6 +55,7 @@ from clary.services.cloudwatch import CloudWatch
 from clary.services.events import Events
 from clary.services.functions.configurations import Configurations
 from clary.services.functions.invocations import Invocations
+from clary.services.functions.mappings import Mappings
 from clary.services.functions.permissions import Permissions
 from clary.services.functions.service import Lambda
 from clary.services.identity.iam import Iam
@@ -190,6 +192,7 @@ class Control:
             universal,
             settings.function_retry_s,
         )
+        self.source_mappings = SourceMappings(self.resources, self.queues, self.function_runs)
         self.object_events = ObjectEvents(self.objects, self.database, self.calls, self.bus, settings.account)
         self.capture = CaptureDelivery(layout.capture, self.objects)
         self.garbage = GarbageCollector(layout, self.resources)
@@ -221,6 +224,7 @@ class Control:
                     Configurations(self.resources, code, self.objects, self.identities, now),
                     Invocations(self.resources, self.function_runs, self.calls, lambda: str(uuid.uuid4())),
                     Permissions(self.resources),
+                    Mappings(self.resources),
                 ]
             ),
             CloudWatch(self.database, now),
@@ -305,6 +309,7 @@ class Control:
             tasks.create_task(self.call_controller.run())
             tasks.create_task(self.object_events.run())
             tasks.create_task(self.timers.run())
+            tasks.create_task(self.source_mappings.run())
             tasks.create_task(self.capture.run())
             tasks.create_task(self.garbage.run())
             tasks.create_task(self.metering.run())
