@@ -127,6 +127,11 @@ class Layout:
         return self.data / "transforms"
 
     @property
+    def functions(self) -> Path:
+        """Archives of functions' code, and the folders that they were unpacked to."""
+        return self.data / "functions"
+
+    @property
     def environments(self) -> Path:
         return self.data / "envs"
 
@@ -144,6 +149,7 @@ class Layout:
             (self.counters.parent, 0o700),
             (self.models, 0o711),
             (self.transforms, 0o700),
+            (self.functions, 0o711),
             (self.snapshots, 0o711),
             (self.environments, 0o755),
         ):

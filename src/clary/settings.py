@@ -47,6 +47,11 @@ class Settings:
     disk_reserve_mib: int = _row(1024, "Free space below which no further asynchronous invocation is accepted.")
     queue_messages_limit: int = _row(1_000_000, "Messages that one SQS queue holds.")
     webhook_networks: str = _row("", "Private networks (CIDR, commas between) that SNS may post to; none when empty.")
+    calls_limit: int = _row(1_000_000, "Calls of triggers (functions, queues, topics) that may wait at once.")
+    function_concurrency: int = _row(16, "Functions that run at once; a synchronous Invoke beyond it is told to wait.")
+    function_retry_s: float = _row(
+        60.0, "Seconds before the second try of an asynchronous Invoke; twice that, its third."
+    )
     host_names: str = _row("", "Further host names that unsigned requests may be sent to, separated by commas.")
 
 

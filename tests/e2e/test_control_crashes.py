@@ -38,7 +38,7 @@ NAMES = sorted(
 )
 # The rooms whose steps an endpoint's life meets, and those whose steps are killed at elsewhere.
 ROOMS = ("artifacts", "create_endpoint", "delete_endpoint", "endpoint", "preparation", "publication", "update_endpoint")
-ELSEWHERE = ("asynchronous", "capture", "metering", "transform")
+ELSEWHERE = ("asynchronous", "capture", "metering", "transform", "trigger")
 # Where a name is met: everything else in these rooms is met by creating an endpoint.
 OF_FAILURE = {"endpoint.after_failed"}
 OF_UPDATE = {"update_endpoint.after_commit", "endpoint.after_retired"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from importlib.resources import files
@@ -14,20 +15,30 @@ from typing import Any
 import uv
 
 from clary.control.administration import Administration
+from clary.control.sessions import RoleSessions
+from clary.control.universal_target import TransformJobTarget
 from clary.controllers import model_gauges
 from clary.controllers.artifacts import Artifacts
 from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
+from clary.controllers.calls import CallController
 from clary.controllers.capture import CaptureDelivery
 from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
+from clary.controllers.function_code import Unpacking
+from clary.controllers.function_runs import FunctionRuns
+from clary.controllers.functions import FunctionController
 from clary.controllers.gc import GarbageCollector
 from clary.controllers.log_tail import LogTail
 from clary.controllers.metering import Metering
 from clary.controllers.multimodel import MultiModels
+from clary.controllers.object_events import ObjectEvents
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Publisher, measure_host
+from clary.controllers.source_mappings import SourceMappings
+from clary.controllers.state_changes import KINDS, StateChanges
+from clary.controllers.timers import Timers
 from clary.controllers.transform_objects import TransformObjects
 from clary.controllers.transforms import TransformController
 from clary.domain import prices
@@ -42,6 +53,12 @@ from clary.runtimes.process import ProcessRuntime
 from clary.services.autoscaling import Autoscaling
 from clary.services.base import Service
 from clary.services.cloudwatch import CloudWatch
+from clary.services.events import Events
+from clary.services.functions.configurations import Configurations
+from clary.services.functions.invocations import Invocations
+from clary.services.functions.mappings import Mappings
+from clary.services.functions.permissions import Permissions
+from clary.services.functions.service import Lambda
 from clary.services.identity.iam import Iam
 from clary.services.identity.sts import Sts
 from clary.services.logs import Logs
@@ -53,18 +70,24 @@ from clary.services.sagemaker.service import SageMaker
 from clary.services.sagemaker.tags import Tags
 from clary.services.sagemaker.transform_jobs import TransformJobs
 from clary.services.sagemaker_runtime import SageMakerRuntime
+from clary.services.scheduler import Scheduler
 from clary.services.sns import Sns
 from clary.services.sqs import Sqs
 from clary.settings import Settings, inherited
 from clary.store import schema
+from clary.store.bus import Bus
+from clary.store.calls import Calls
 from clary.store.database import Database
+from clary.store.function_code import FunctionCode
 from clary.store.identities import Identities
-from clary.store.invocations import Backlog, Invocations
+from clary.store.invocations import Backlog
+from clary.store.invocations import Invocations as AsyncInvocations
 from clary.store.logs import LogStore
 from clary.store.migrate import ensure_schema
 from clary.store.objects import ObjectStore
 from clary.store.queues import Queues
 from clary.store.resources import Resources
+from clary.store.targets import find_target
 from clary.store.topics import Topics
 
 
@@ -117,7 +140,7 @@ class Control:
         base_url = f"http://{settings.host}:{settings.port}"
         self.topics = Topics(self.database, self.resources, self.queues, base_url, now)
         self.deliveries = Deliveries(self.topics, self.resources, networks(settings.webhook_networks), now)
-        self.invocations = Invocations(self.database, settings.async_queue_limit, self._queued)
+        self.invocations = AsyncInvocations(self.database, settings.async_queue_limit, self._queued)
         self.async_metrics = AsyncMetrics(self.database, self._queues, now)
         self.asynchronous = AsyncController(
             layout,
@@ -130,6 +153,48 @@ class Control:
             now,
             settings.async_concurrency,
         )
+        self.identities = Identities(layout.identities, layout.identity_snapshot, settings.account, now)
+        log_store = LogStore(layout.logs / "groups")
+        self.calls = Calls(self.database, now, settings.calls_limit)
+        self.bus = Bus(self.database, self.calls)
+        self.resources.witness = StateChanges(self.bus, now)
+        self.resources.after_witness = self.calls.woken
+        self.resources.witnessed = KINDS
+        self.timers = Timers(self.database, self.resources, self.calls, now)
+        sessions = RoleSessions(self.identities)
+        transform_jobs = TransformJobs(self.resources, self.prices, now)
+        universal = TransformJobTarget(transform_jobs.create_transform_job, self.identities, sessions)
+        code = FunctionCode(layout.functions)
+        self.function_runs = FunctionRuns(
+            layout,
+            self.runtime,
+            sessions,
+            log_store,
+            (settings.host, settings.port),
+            settings.worker_network,
+            now,
+            settings.function_concurrency,
+        )
+        self.functions = FunctionController(
+            self.resources,
+            images,
+            Unpacking(code, self.runtime, settings.uid_last + 1),
+            code,
+            (settings.uid_first, settings.uid_last),
+            self.function_runs.running,
+        )
+        self.call_controller = CallController(
+            self.database,
+            self.resources,
+            self.calls,
+            self.queues,
+            self.topics,
+            self.function_runs,
+            universal,
+            settings.function_retry_s,
+        )
+        self.source_mappings = SourceMappings(self.resources, self.queues, self.function_runs)
+        self.object_events = ObjectEvents(self.objects, self.database, self.calls, self.bus, settings.account)
         self.capture = CaptureDelivery(layout.capture, self.objects)
         self.garbage = GarbageCollector(layout, self.resources)
         self.metering = Metering(
@@ -140,17 +205,15 @@ class Control:
             self._workers,
             models=lambda: model_gauges.ask(layout.proxy_socket),
         )
-        log_store = LogStore(layout.logs / "groups")
         self.log_tail = LogTail(layout.worker_logs, log_store, settings.account, self._workers)
         sagemaker = SageMaker(
             Models(self.resources, ObjectPresence(self.objects)),
             EndpointConfigs(self.resources, self.prices),
             Endpoints(self.resources, now, self._instances),
-            TransformJobs(self.resources, self.prices, now),
+            transform_jobs,
             Tags(self.resources),
         )
-        self.identities = Identities(layout.identities, layout.identity_snapshot, settings.account, now)
-        self.s3 = S3(self.objects, settings.account, now)
+        self.s3 = S3(self.objects, settings.account, now, self._target_exists)
         runtime = SageMakerRuntime(
             self.resources, self.invocations, now, lambda: _disk_full(layout.data, settings.disk_reserve_mib)
         )
@@ -163,6 +226,16 @@ class Control:
             Sts(self.identities, settings.account),
             Iam(self.identities, settings.account, now),
             self.s3,
+            Events(self.resources, self.bus, self.identities, now),
+            Scheduler(self.resources, self.identities, universal.check, now),
+            Lambda(
+                [
+                    Configurations(self.resources, code, self.objects, self.identities, now),
+                    Invocations(self.resources, self.function_runs, self.calls, lambda: str(uuid.uuid4())),
+                    Permissions(self.resources),
+                    Mappings(self.resources),
+                ]
+            ),
             CloudWatch(self.database, now),
             Logs(log_store, lambda: round(now().timestamp() * 1000)),
         ]
@@ -198,6 +271,10 @@ class Control:
 
     def _queued(self, endpoint_uid: int) -> None:
         self.asynchronous.queued(endpoint_uid)
+
+    async def _target_exists(self, arn: str) -> bool:
+        """Whether the function, queue or topic of an ARN is there."""
+        return await find_target(self.resources, arn) is not None
 
     def _instances(self, fleet: str) -> int:
         """How many instances of a fleet run."""
@@ -240,6 +317,12 @@ class Control:
             tasks.create_task(self.asynchronous.loop.run())
             tasks.create_task(self.asynchronous.watch())
             tasks.create_task(self.async_metrics.run())
+            tasks.create_task(self.functions.loop.run())
+            tasks.create_task(self.functions.watch())
+            tasks.create_task(self.call_controller.run())
+            tasks.create_task(self.object_events.run())
+            tasks.create_task(self.timers.run())
+            tasks.create_task(self.source_mappings.run())
             tasks.create_task(self.capture.run())
             tasks.create_task(self.garbage.run())
             tasks.create_task(self.metering.run())

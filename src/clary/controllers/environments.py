@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 from clary.controllers.preparation import Environment
@@ -25,6 +26,7 @@ from clary.images.worker_package import content_hash, sync_worker_package, worke
 from clary.runtimes.process import ProcessRuntime
 
 COMMAND_IMAGE = "clary/command"
+FUNCTION = "function"
 _SERVER_NEEDS = ("httptools==", "uvloop==")
 
 
@@ -54,10 +56,56 @@ class RecipeEnvironments:
             self._threads, self._provide, image, requirements_txt, model_dir, on_progress, loop
         )
 
-    def resolve(self, image: str) -> Recipe | Refusal:
-        """The recipe for an image on this host."""
+    @property
+    def exact(self) -> bool:
+        return self._mode is ImagesMode.EXACT
+
+    async def pythons(self) -> Sequence[str]:
+        """The minor versions of the host's interpreters, as "3.11"."""
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._threads, self._found)
+        return tuple(dict.fromkeys(one.python for one in found))
+
+    async def provide_function(self, python: str) -> Environment:
+        """An environment for functions: that Python and boto3, of the release whose botocore is ours.
+
+        Raises: Unsupported when the host has no such Python, StoreFailed.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._provide_function, python, loop)
+
+    def _provide_function(self, python: str, loop: asyncio.AbstractEventLoop) -> Environment:
+        interpreter = next((one for one in self._found() if one.python == python), None)
+        if interpreter is None:
+            raise Unsupported(f"python{python}", "this host has no such interpreter")
+        needs = (f"boto3=={version('botocore')}",)  # released together, under one number
+        digest = hashlib.sha256(
+            "\n".join((FUNCTION, interpreter.version, interpreter.path, *needs)).encode()
+        ).hexdigest()
+        name = f"clary/{FUNCTION}:{python}"
+        recipe = Recipe(
+            image=name,
+            framework=FUNCTION,
+            framework_version=interpreter.version,
+            requested="",
+            substituted=None,
+            python=python,
+            interpreter=interpreter,
+            requirements=needs,
+            locked=False,
+            digest=digest,
+            resolved_image=f"{name}@sha256:{digest}",
+        )
+        return self._built(recipe, None, lambda _progress: None, loop)
+
+    def _found(self) -> Sequence[Interpreter]:
         if not self._interpreters:
             self._interpreters = find_interpreters(self._environ)
+        return self._interpreters
+
+    def resolve(self, image: str) -> Recipe | Refusal:
+        """The recipe for an image on this host."""
+        self._found()
         wheels = package_settings.local_wheels(self._uv_environ)
         if image.partition(":")[0] == COMMAND_IMAGE:
             return self._command_recipe(image, wheels)
@@ -112,7 +160,15 @@ class RecipeEnvironments:
             recipe = self._with_torch(recipe) if repositories.needs_torch(model_dir) else recipe
         if isinstance(recipe, Refusal):
             raise Unsupported(f"image {image}", str(recipe))
+        return self._built(recipe, requirements_txt, on_progress, loop)
 
+    def _built(
+        self,
+        recipe: Recipe,
+        requirements_txt: str | None,
+        on_progress: Callable[[str], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> Environment:
         def told(progress: environments.Progress) -> None:
             on_progress(f"building environment ({progress.label}, {progress.done_ratio:.0%})")
 

@@ -87,6 +87,10 @@ _SAGEMAKER = (
     '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["sagemaker:*","s3:*","logs:*","cloudwatch:*",'
     '"application-autoscaling:*","ecr:*","iam:GetRole","iam:ListRoles","iam:PassRole","sts:*"],"Resource":"*"}]}'
 )
+_WRITE_LOGS = (
+    '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["logs:CreateLogGroup","logs:CreateLogStream",'
+    '"logs:PutLogEvents"],"Resource":"*"}]}'
+)
 _S3 = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}'
 _S3_READ = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:Get*","s3:List*"],"Resource":"*"}]}'
 _SAGEMAKER_TRUST = (
@@ -96,6 +100,7 @@ _SAGEMAKER_TRUST = (
 AWS_MANAGED = {
     "arn:aws:iam::aws:policy/AdministratorAccess": _ALL,
     "arn:aws:iam::aws:policy/AmazonSageMakerFullAccess": _SAGEMAKER,
+    "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole": _WRITE_LOGS,
     "arn:aws:iam::aws:policy/AmazonS3FullAccess": _S3,
     "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess": _S3_READ,
 }
@@ -152,6 +157,11 @@ class Identities:
             expires_at=datetime.fromisoformat(key.expires_at) if key.expires_at else None,
             active=key.active,
         )
+
+    def owner(self, access_key_id: str) -> tuple[str, str]:
+        """(user, role of a session) behind a key; the administrator where signatures are off and nobody signs."""
+        key = self.state.keys.get(access_key_id)
+        return (key.user, key.role) if key is not None else (ADMIN, "")
 
     def caller(self, access_key_id: str) -> Caller:
         key = self.state.keys[access_key_id]

@@ -23,7 +23,8 @@ from clary.store import migrate
 from clary.store import object_schema as t
 from clary.store.blobs import Blobs, Durability, Pins
 from clary.store.index_writer import IndexWriter, Job, open_engine, quick_check
-from clary.store.object_info import ReadConditions
+from clary.store.object_events import Told, events_after, forget_events, note, watched_buckets
+from clary.store.object_info import ObjectInfo, ReadConditions
 from clary.store.object_reader import ObjectReader
 from clary.store.object_rows import Extent, chunks, extents_of, need_object
 
@@ -71,6 +72,10 @@ class ObjectFolder:
         self._unlinked: list[str] = []
         self._unlinked_lock = threading.Lock()
         self._pins = Pins(self._unlink)
+        with self._read() as connection:
+            # Buckets that may have a notification configuration; the configuration itself is looked up in a job.
+            self._watched = watched_buckets(connection)
+        self.told: Callable[[], None] = lambda: None  # called when there is something to tell, from any thread
         self._sweep(session)
 
     def close(self) -> None:
@@ -136,6 +141,34 @@ class ObjectFolder:
     def _retire(self, blob_ids: Sequence[str]) -> None:
         if blob_ids:
             self._pins.retire(blob_ids)
+
+    # What is to be told of changes
+
+    def events_after(self, number: int, count: int) -> list[Told]:
+        """Changes that somebody is to be told of, oldest first; they stay until `forget_events`."""
+        with self._read() as connection:
+            return events_after(connection, number, count)
+
+    def forget_events(self, up_to: int) -> None:
+        self._write(lambda connection: forget_events(connection, up_to))
+
+    def _note(self, connection: Connection, kind: str, info: ObjectInfo) -> None:
+        """Within the job that makes `info` the object."""
+        if info.bucket in self._watched:
+            note(
+                connection,
+                kind,
+                info.bucket,
+                info.key,
+                info.last_modified_at,
+                size_bytes=info.size_bytes,
+                etag=info.etag,
+            )
+
+    def _tell(self, bucket: str) -> None:
+        """After the commit."""
+        if bucket in self._watched:
+            self.told()
 
     def _unlink(self, blob_ids: Sequence[str]) -> None:
         for blob_id in blob_ids:

@@ -17,7 +17,7 @@ from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBina
 
 SCHEMA = MetaData()
 # The migration that this code needs; objects.db carries the number in PRAGMA user_version.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 bucket = Table(
     "bucket",
@@ -109,6 +109,22 @@ part = Table(
     Column("checksum_value", Text),
     Index("part_by_content", "content_id"),
     sqlite_with_rowid=False,
+)
+
+# What is still to be told of buckets with a notification configuration; written with the change itself.
+event = Table(
+    "event",
+    SCHEMA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("kind", Text, nullable=False),  # "ObjectCreated:Put"
+    Column("bucket", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("rules", Text, nullable=False),  # JSON [[configuration id, ARN or ""], ...] that it goes to
+    sqlite_autoincrement=True,
 )
 
 doomed = Table("doomed", SCHEMA, Column("blob_id", Text, primary_key=True), sqlite_with_rowid=False)

@@ -26,6 +26,7 @@ from clary.domain.errors import AlreadyExists, InUse, Invalid
 from clary.store import listing, multipart, scrub
 from clary.store import object_schema as t
 from clary.store.checksums import Checksum, ChecksumAlgorithm
+from clary.store.object_events import NOTIFICATION, note
 from clary.store.object_info import (
     BucketInfo,
     DeleteResult,
@@ -118,6 +119,8 @@ class ObjectStore(UploadOperations):
             if body is None:
                 connection.execute(delete(t.bucket_document).where(c.bucket == name, c.kind == kind))
             else:
+                if kind == NOTIFICATION:
+                    self._watched.add(name)  # every change is a job of the same thread: none slips by
                 connection.execute(
                     upsert(t.bucket_document)
                     .values(bucket=name, kind=kind, body=body)
@@ -163,9 +166,12 @@ class ObjectStore(UploadOperations):
 
             def job(connection: Connection) -> list[str]:
                 add_content(connection, content)
-                return name_content(connection, info, conditions)
+                orphans = name_content(connection, info, conditions)
+                self._note(connection, "ObjectCreated:Put", info)
+                return orphans
 
             self._write_and_retire(job)
+            self._tell(bucket)
             return info
 
         return PutSession(self._blobs, finish, checksum_algorithm=checksum_algorithm, hash_sha256=hash_sha256)
@@ -206,10 +212,13 @@ class ObjectStore(UploadOperations):
                 results.append(DeleteResult(key, gone is not None))
                 if gone is not None:
                     contents.append(gone)
+                    if bucket in self._watched:
+                        note(connection, "ObjectRemoved:Delete", bucket, key, self._now())
             return results, release(connection, contents)
 
         results, orphans = self._write(job)
         self._retire(orphans)
+        self._tell(bucket)
         return results
 
     def copy(
@@ -269,11 +278,14 @@ class ObjectStore(UploadOperations):
                     checksum=checksum,
                     part_count=found.part_count,
                 )
-                return info, name_content(connection, info, WriteConditions(if_match, if_none_match))
+                orphans = name_content(connection, info, WriteConditions(if_match, if_none_match))
+                self._note(connection, "ObjectCreated:Copy", info)
+                return info, orphans
 
             done = self._write(job)
             if done is not None:
                 self._retire(done[1])
+                self._tell(bucket)
                 return done[0]
 
     def list_objects(

@@ -73,8 +73,20 @@ def _record(row: Row[Any]) -> Record:
     )
 
 
+# What is to be done, in the same transaction, with a change: (before, after), None before a creation.
+# It answers whether `Resources.after_witness` is to be called when the change is committed.
+Witness = Callable[[Connection, Record | None, Record], bool]
+
+
 class Resources:
-    """See the module. `now` is the clock; every method is one transaction."""
+    """See the module. `now` is the clock; every method is one transaction.
+
+    `witness` sees every creation, change and report of the kinds in `witnessed`, inside its transaction.
+    """
+
+    witness: Witness | None = None
+    witnessed: frozenset[str] = frozenset()
+    after_witness: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
@@ -193,10 +205,12 @@ class Resources:
             set_tags(connection, place.arn(kind, name), tags_of_it)
             made = _find(connection, kind, place, name)
             assert made is not None
+            told.append(self._witness(connection, None, made))
             return made
 
+        told: list[bool] = []
         record = await self._database.write(work)
-        self._notify()
+        self._notify(told)
         return record
 
     async def change(
@@ -221,10 +235,12 @@ class Resources:
             )
             changed = _find(connection, kind, place, name)
             assert changed is not None
+            told.append(self._witness(connection, record, changed))
             return changed
 
+        told: list[bool] = []
         record = await self._database.write(work)
-        self._notify()
+        self._notify(told)
         return record
 
     async def report(self, uid: int, observed: Mapping[str, Any], *, touch: bool = False) -> None:
@@ -232,10 +248,21 @@ class Resources:
         values: dict[str, Any] = {"observed": json.dumps(observed, default=str)}
         if touch:
             values["modified_us"] = _us(self._now())
-        await self._database.write(
-            lambda c: c.execute(update(resources).where(resources.c.uid == uid).values(**values))
-        )
-        self._notify()
+
+        def work(connection: Connection) -> None:
+            before = by_uid(connection, uid) if self.witness is not None else None
+            connection.execute(update(resources).where(resources.c.uid == uid).values(**values))
+            if before is not None and before.kind in self.witnessed:
+                after = by_uid(connection, uid)
+                assert after is not None
+                told.append(self._witness(connection, before, after))
+
+        told: list[bool] = []
+        await self._database.write(work)
+        self._notify(told)
+
+    def _witness(self, connection: Connection, before: Record | None, after: Record) -> bool:
+        return self.witness is not None and after.kind in self.witnessed and self.witness(connection, before, after)
 
     async def remove(self, kind: str, place: Place, name: str) -> None:
         """Raises: NotFound."""
@@ -244,9 +271,7 @@ class Resources:
             record = _find(connection, kind, place, name)
             if record is None:
                 raise NotFound(kind, place.arn(kind, name))
-            connection.execute(delete(resources).where(resources.c.uid == record.uid))
-            connection.execute(delete(tags).where(tags.c.arn == place.arn(kind, name)))
-            connection.execute(delete(users_of_uids).where(users_of_uids.c.resource_uid == record.uid))
+            erase(connection, record)
 
         await self._database.write(work)
         self._notify()
@@ -300,7 +325,9 @@ class Resources:
 
     # -- watching --------------------------------------------------------------------------------
 
-    def _notify(self) -> None:
+    def _notify(self, told: Sequence[bool] = ()) -> None:
+        if any(told):
+            self.after_witness()
         self.version += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -334,6 +361,32 @@ def new_deployment_number(connection: Connection, resource_uid: int) -> int:
 def find(connection: Connection, kind: str, place: Place, name: str) -> Record | None:
     """The record, for code that is inside a transaction already."""
     return _find(connection, kind, place, name)
+
+
+def all_of(connection: Connection, kind: str, place: Place) -> list[Record]:
+    """Every resource of a kind in a place, for code that is inside a transaction already."""
+    here = resources.c.kind == kind, resources.c.account == place.account, resources.c.region == place.region
+    return [_record(row) for row in connection.execute(select(resources).where(*here).order_by(resources.c.uid))]
+
+
+def observe(connection: Connection, uid: int, observed: Mapping[str, Any]) -> None:
+    """`Resources.report` inside the caller's transaction; nobody is woken by it."""
+    text = json.dumps(observed, default=str)
+    connection.execute(update(resources).where(resources.c.uid == uid).values(observed=text))
+
+
+def erase(connection: Connection, record: Record) -> None:
+    """`Resources.remove` inside the caller's transaction; nobody is woken by it."""
+    arn = record.place.arn(record.kind, record.name)
+    connection.execute(delete(resources).where(resources.c.uid == record.uid))
+    connection.execute(delete(tags).where(tags.c.arn == arn))
+    connection.execute(delete(users_of_uids).where(users_of_uids.c.resource_uid == record.uid))
+
+
+def by_uid(connection: Connection, uid: int) -> Record | None:
+    """A resource, for code that is inside a transaction already."""
+    row = connection.execute(select(resources).where(resources.c.uid == uid)).one_or_none()
+    return _record(row) if row is not None else None
 
 
 def _find(connection: Connection, kind: str, place: Place, name: str) -> Record | None:

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 
 metadata = MetaData()
 
@@ -133,6 +133,25 @@ deliveries = Table(
     Column("done", Integer, nullable=False),
     Index("deliveries_by_message", "message_id", "subscription_uid", unique=True),
     Index("deliveries_by_time", "done", "due_us"),
+    sqlite_autoincrement=True,
+)
+
+# What is still to be done for a trigger: a function invoked, a queue or a topic told, an operation called.
+calls = Table(
+    "calls",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False),
+    Column("account", String(12), nullable=False),
+    Column("region", String(32), nullable=False),
+    Column("target", String(2048), nullable=False),  # an ARN
+    Column("body", Text, nullable=False),
+    Column("terms", Text, nullable=False),  # by whose rights, how often, and what then: JSON
+    Column("attempts", Integer, nullable=False),
+    Column("due_us", BigInteger, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Index("calls_by_id", "id", unique=True),
+    Index("calls_by_time", "due_us"),
     sqlite_autoincrement=True,
 )
 

@@ -156,21 +156,29 @@ class UploadOperations(ObjectFolder):
 
         Raises: see multipart.complete.
         """
-        info, orphans = self._write(
-            lambda connection: multipart.complete(
+        at = self._now()
+
+        def job(connection: Connection) -> tuple[ObjectInfo, list[str]]:
+            again = multipart.completed_before(connection, bucket, key, upload_id)
+            info, orphans = multipart.complete(
                 connection,
                 bucket,
                 key,
                 upload_id,
                 parts,
-                at=self._now(),
+                at=at,
                 min_part_bytes=self._min_part_bytes,
                 expect_checksum=expect_checksum,
                 expect_length=expect_length,
                 conditions=WriteConditions(if_match, if_none_match),
             )
-        )
+            if again is None:
+                self._note(connection, "ObjectCreated:CompleteMultipartUpload", info)
+            return info, orphans
+
+        info, orphans = self._write(job)
         self._retire(orphans)
+        self._tell(bucket)
         return info
 
     def abort(self, bucket: str, key: str, upload_id: str) -> None:

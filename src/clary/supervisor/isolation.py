@@ -7,10 +7,12 @@ The same private root serves all workers of one interpreter; what changes from f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import shutil
+import signal
 import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -152,6 +154,12 @@ class Jails:
             if self._cgroups.remove(name):
                 del self._procs[name]
         return not any(name in self._procs for name in mine)
+
+    def kill(self, fleet_name: str) -> None:
+        """Ends every process in the group of a fleet's first instance, whatever session it is in."""
+        for pid in self._cgroups.processes(group_name(fleet_name, 0)) if self.isolation.cgroup_version else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def oom_kills(self, fleet_name: str, instance: int) -> int:
         return self._cgroups.oom_kills(group_name(fleet_name, instance)) if self.isolation.cgroup_version else 0

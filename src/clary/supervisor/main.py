@@ -76,7 +76,7 @@ class Supervisor:
             isolation.probe(groups, settings.get("isolation", "auto") != "none"), groups, layout.jail
         )
         self.joiner = Joiner()
-        self.tasks = Tasks(self.selector, layout.logs)
+        self.tasks = Tasks(self.selector, layout.logs, self.leave_task)
         self.channel: Channel | None = None
 
     # -- life of the supervisor ------------------------------------------------------------------
@@ -624,6 +624,16 @@ class Supervisor:
         self.say(f"fleet={wanted.name} event=start_failed count={count} reason={reason!r} again_in_s={delay_s}")
 
     # -- housekeeping ----------------------------------------------------------------------------
+
+    def leave_task(self, name: str) -> int:
+        """Kills what is left in a named task's control group and removes it; how often memory ended a process there."""
+        if not name:
+            return 0
+        oom_kills = self.jails.oom_kills(name, 0)
+        self.jails.kill(name)
+        if not self.jails.dismiss(name):
+            self.dismissed.add(name)  # a process is still leaving it: it is looked at again
+        return oom_kills
 
     def _tidy(self, now: float) -> None:
         self.journal.write_on()

@@ -89,11 +89,19 @@ class Operations:
         return {"fleets": len(self._supervisor.fleets)}
 
     def _task(self, peer: Peer, request: dict[str, Any]) -> None:
-        """Runs a program to its end; the answer comes then. `jail_of` names a fleet-like record to be jailed as."""
-        jail: dict[str, Any] | None = None
-        if request.get("jail"):
-            jail = self._supervisor.jails.of(fleet.parse({"fleets": {"task": request["jail"]}})[0]["task"], None)
-        self._supervisor.tasks.start(peer, request, jail)
+        """Runs a program to its end; the answer comes then. `jail` is a fleet-like record to be jailed as; a task with
+        a `name` has a control group of that name, and what it leaves behind there is killed."""
+        supervisor = self._supervisor
+        if not request.get("jail"):
+            return supervisor.tasks.start(peer, request, None)
+        name = str(request.get("name", ""))
+        wanted = fleet.parse({"fleets": {name or "task": request["jail"]}})[0][name or "task"]
+        jail = supervisor.jails.of(wanted, 0 if name else None)
+        try:
+            return supervisor.tasks.start(peer, request, jail)
+        except OSError:
+            supervisor.leave_task(name)
+            raise
 
     def _shutdown(self, _peer: Peer, _request: dict[str, Any]) -> dict[str, Any]:
         self._supervisor.stop()

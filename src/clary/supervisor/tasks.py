@@ -1,8 +1,9 @@
 """Programs that run to their end on control's behalf: unpacking an archive, building an environment.
 
     {"id": 9, "op": "task", "argv": [...], "environ": {...}, "cwd": "/", "files": [path, ...], "timeout_s": 60,
-     "stdin": text, "jail": null | {fleet record}, "unpack": null | {"destination": path, "max_bytes": n}}
-    <- {"id": 9, "ok": true, "code": 0, "output": "the last 64 KiB of stdout and stderr"}
+     "stdin": text, "jail": null | {fleet record}, "name": "of its own control group",
+     "unpack": null | {"destination": path, "max_bytes": n}}
+    <- {"id": 9, "ok": true, "code": 0, "output": "the last 64 KiB of stdout and stderr", "oom_killed": false}
 
 With "unpack" the warm unpacker may do what argv says, in less time; "lost" in the answer tells that it ended meanwhile.
 "{fd0}" in argv stands for the number under which files[0] is open for reading. A task whose client has left goes on.
@@ -16,6 +17,7 @@ import selectors
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +37,17 @@ class Task:
     request_id: Any
     output: int
     deadline_mono_s: float
+    name: str = ""
     timed_out: bool = False
 
 
 class Tasks:
     """The running ones; the supervisor's loop calls `exited` and `expire`."""
 
-    def __init__(self, selector: selectors.BaseSelector, logs: Path) -> None:
+    def __init__(self, selector: selectors.BaseSelector, logs: Path, leave: Callable[[str], int]) -> None:
         self._selector = selector
         self._logs = logs
+        self._leave = leave  # puts away what a task with a name leaves; how many of its processes memory has ended
         self._tasks: dict[int, Task] = {}
         self._unpacked: dict[int, Task] = {}  # by order
         self._orders = itertools.count(1)
@@ -81,7 +85,7 @@ class Tasks:
             os.close(stdin)
             for file in files:
                 os.close(file)
-        self._tasks[pid] = Task(pid, peer, request.get("id"), output, deadline)
+        self._tasks[pid] = Task(pid, peer, request.get("id"), output, deadline, str(request.get("name", "")))
 
     def exited(self, pid: int, status: int) -> bool:
         """True when `pid` was a task, whose client is then answered, or the unpacker."""
@@ -111,6 +115,7 @@ class Tasks:
         size = os.fstat(task.output).st_size
         text = os.pread(task.output, OUTPUT_BYTES, max(0, size - OUTPUT_BYTES)).decode(errors="replace")
         os.close(task.output)
+        oom_kills = self._leave(task.name) if task.name else 0
         task.peer.send(
             {
                 "id": task.request_id,
@@ -118,6 +123,7 @@ class Tasks:
                 "code": facts.get("code", -1),
                 "facts": facts,
                 "timed_out": task.timed_out,
+                "oom_killed": oom_kills > 0,
                 "output": text,
                 "lost": lost,
             }

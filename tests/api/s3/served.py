@@ -31,6 +31,11 @@ NOBODY = "AKIDEXAMPLENOBODY000"
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
 
+async def nothing_exists(_arn: str) -> bool:
+    """There is no service here that a bucket could tell anything."""
+    return False
+
+
 class TwoKeys:
     """An administrator's key, and one that may do nothing."""
 
@@ -59,7 +64,7 @@ class Served:
     def __init__(self, folder: Path, *, signatures: bool) -> None:
         self.folder = folder
         self.objects = ObjectStore(folder, now=now, durability=Durability.RELAXED)
-        self._s3 = S3(self.objects, ACCOUNT, now)
+        self._s3 = S3(self.objects, ACCOUNT, now, nothing_exists)
         gateway = Gateway({"s3": self._s3}, Authentication(TwoKeys(), signatures, ACCOUNT, now), ACCOUNT, no_hold)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]

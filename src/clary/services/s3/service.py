@@ -13,6 +13,7 @@ from clary.services.s3.copies import Copies
 from clary.services.s3.lanes import Lanes
 from clary.services.s3.listing import Listing
 from clary.services.s3.multipart import Multipart
+from clary.services.s3.notifications import Exists, Notifications
 from clary.services.s3.objects import Objects
 from clary.services.s3.properties import Properties
 from clary.services.s3.tagging import Tagging
@@ -25,11 +26,14 @@ class S3:
 
     name = "s3"
 
-    def __init__(self, objects: ObjectStore, account: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, objects: ObjectStore, account: str, now: Callable[[], datetime], exists: Exists) -> None:
         self._lanes = Lanes()
         rooms = [
-            room(objects, self._lanes, account, now)
-            for room in (Buckets, Objects, Copies, Listing, Multipart, Tagging, Properties)
+            *(
+                room(objects, self._lanes, account, now)
+                for room in (Buckets, Objects, Copies, Listing, Multipart, Tagging, Properties)
+            ),
+            Notifications(objects, self._lanes, account, now, exists),
         ]
         self.operations: Mapping[str, Handler] = {
             name: handler for room in rooms for name, handler in room.operations.items()
