@@ -44,7 +44,9 @@ class Task:
 class Tasks:
     """The running ones; the supervisor's loop calls `exited` and `expire`."""
 
-    def __init__(self, selector: selectors.BaseSelector, logs: Path, leave: Callable[[str], int]) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, logs: Path, leave: Callable[[str], int] = lambda _name: 0
+    ) -> None:
         self._selector = selector
         self._logs = logs
         self._leave = leave  # puts away what a task with a name leaves; how many of its processes memory has ended

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
-from conftest import OpenStore
 
 from clary.domain.errors import NotFound, PreconditionFailed
 from clary.store.object_events import NOTIFICATION
@@ -77,7 +77,9 @@ def test_a_change_that_fails_tells_nothing(store: ObjectStore) -> None:
     assert told(store) == [("ObjectCreated:Put", "a")]
 
 
-def test_filters_and_kinds_decide_and_a_restart_forgets_nothing(store: ObjectStore, open_store: OpenStore) -> None:
+def test_filters_and_kinds_decide_and_a_restart_forgets_nothing(
+    store: ObjectStore, open_store: Callable[[], ObjectStore]
+) -> None:
     configure(store, "s3:ObjectCreated:Copy", prefix="in/")
     put(store, "in/a")
     store.copy("b-1", "in/a", "b-1", "out/a")
