@@ -174,26 +174,27 @@ def test_a_new_proxy_finds_what_is_loaded(many: Many, endpoint: str) -> None:
 
 
 def test_the_least_used_go_before_memory_runs_out(many: Many) -> None:
-    """Models of 700 MB each, more than an instance of 4 GiB holds: all answer, and the worker lives."""
-    big = Many(many.clary)
+    """Eight workers of half a GiB each, and models of 180 MB, more than they hold: all answer, and no worker dies."""
+    big = Many(many.clary, environment={"SAGEMAKER_MODEL_SERVER_WORKERS": "8"})
     script = b"""
 import numpy
 
 def model_fn(model_dir):
-    return numpy.ones(87_500_000)
+    return numpy.ones(22_500_000)
 
 def transform_fn(model, body, content_type, accept):
     return f"{model.nbytes}", "text/csv"
 """
-    for number in range(7):
+    for number in range(18):
         big.put(f"{number}.tar.gz", {"code/inference.py": script})
     name = big.endpoint("ml.c5.large")
-    pid = many.clary.ready(name)[0]["pid"]
-    for target in [*range(7), 6, 0]:
-        assert big.invoke(name, f"{target}.tar.gz") == "700000000"
-    assert many.clary.ready(name)[0]["pid"] == pid
-    held = {row["pid"]: row["models"] for row in json.loads(many.clary.run("ps", "--json").stdout) if "models" in row}
-    assert 3 <= held[pid] <= 5
+    pids = {worker["pid"] for worker in many.clary.ready(name)}
+    for target in [*range(18), 17, 0]:
+        assert big.invoke(name, f"{target}.tar.gz") == "180000000"
+    assert {worker["pid"] for worker in many.clary.ready(name)} == pids
+    held = [row["models"] for row in json.loads(many.clary.run("ps", "--json").stdout) if row.get("pid") in pids]
+    assert len(held) == 8
+    assert sum(held) < 18
     many.clary.delete(name)
 
 
@@ -284,6 +285,27 @@ def test_what_takes_one_model_refuses_many(many: Many) -> None:
             ProductionVariants=[instance(model)],
             AsyncInferenceConfig={"OutputConfig": {"S3OutputPath": f"s3://{BUCKET}/out"}},
         )
+
+
+def test_a_shared_script_may_bring_packages_of_its_own(many: Many) -> None:
+    script = """
+import os
+import humanize
+
+def model_fn(model_dir):
+    with open(os.path.join(model_dir, "number.txt")) as file:
+        return int(file.read())
+
+def transform_fn(model, body, content_type, accept):
+    return humanize.intcomma(model), "text/csv"
+"""
+    source = many.clary.upload({"inference.py": script, "requirements.txt": "humanize==4.12.3\n"})
+    own = Many(many.clary, environment={"SAGEMAKER_SUBMIT_DIRECTORY": source, "SAGEMAKER_PROGRAM": "inference.py"})
+    name = own.endpoint()
+    for number in (1000, 2000):  # they come when the worker is there already
+        own.put(f"{number}.tar.gz", {"number.txt": str(number).encode()})
+        assert own.invoke(name, f"{number}.tar.gz") == f"{number:,}"
+    many.clary.delete(name)
 
 
 SERVER = b"""#!/usr/bin/env python3

@@ -56,6 +56,8 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
             rows[-1]["models"] = models[worker["worker"]]
     for zygote in facts["zygotes"]:
         rows.append({"kind": "zygote", "endpoint": zygote["framework"], "pid": zygote["pid"], "state": zygote["state"]})
+    if facts["unpacker"]["pid"]:
+        rows.append({"kind": "unpacker", "pid": facts["unpacker"]["pid"], "state": "ready"})
     for service in facts["services"]:
         state = "ready" if service["pid"] else "restarting"
         rows.append({"kind": service["name"], "pid": service["pid"], "state": state, "restarts": service["restarts"]})

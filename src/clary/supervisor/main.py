@@ -222,6 +222,7 @@ class Supervisor:
             self.dismissed.add(name)
             for worker in self._of(name):
                 self.stop_worker(worker, "FleetRemoved", old[name].drain_s)
+        self.tasks.keep_unpacker(not self.stopping and any(one.worker.get("multi_model") for one in fleets.values()))
         now = time.monotonic()
         for key, spec in zygotes.items():
             zygote = self.zygotes.get(key)

@@ -81,6 +81,7 @@ class Operations:
                 {"key": z.spec.key, "framework": z.spec.framework, "pid": z.pid, "state": z.state, "detail": z.detail}
                 for z in self._supervisor.zygotes.values()
             ],
+            "unpacker": {"pid": self._supervisor.tasks.unpacker_pid},
             "services": [{"name": s.name, "pid": s.pid, "restarts": len(s.deaths)} for s in self._supervisor.services],
         }
 

@@ -89,6 +89,15 @@ class Tasks:
                 os.close(file)
         self._tasks[pid] = Task(pid, peer, request.get("id"), output, deadline, str(request.get("name", "")))
 
+    @property
+    def unpacker_pid(self) -> int:
+        """0 while there is none."""
+        return self._unpacker.pid
+
+    def keep_unpacker(self, kept: bool) -> None:
+        """Whether the warm unpacker stays without archives."""
+        self._unpacker.keep(kept)
+
     def exited(self, pid: int, status: int) -> bool:
         """True when `pid` was a task, whose client is then answered, or the unpacker."""
         if self._unpacker.pid and pid == self._unpacker.pid:

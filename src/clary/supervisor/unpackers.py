@@ -22,7 +22,8 @@ MESSAGE_BYTES = 1 << 16
 
 
 class Unpacker:
-    """Started by the first archive, which does not wait for it; `ready` from its word on until it dies."""
+    """Started by the first archive, which does not wait for it, or when it is kept; `ready` from its word on until it
+    dies."""
 
     def __init__(
         self, selector: selectors.BaseSelector, log: Path, on_message: Callable[[dict[str, Any]], None]
@@ -33,14 +34,24 @@ class Unpacker:
         self._socket: socket.socket | None = None
         self.pid = 0
         self.ready = False
+        self._kept = False
         self._used_mono_s = 0.0
         self._not_before_mono_s = 0.0
 
-    def order(self, message: dict[str, Any], descriptors: Sequence[int]) -> bool:
-        """False when it cannot be taken now: then the archive is unpacked by an interpreter of its own."""
+    def keep(self, kept: bool) -> None:
+        """Whether it stays however long no archive comes: models of multi-model endpoints come one by one."""
+        self._kept = kept
+        if kept:
+            self._ensure()
+
+    def _ensure(self) -> None:
         self._used_mono_s = time.monotonic()
         if self._socket is None and not self.pid and self._used_mono_s >= self._not_before_mono_s:
             self._start()
+
+    def order(self, message: dict[str, Any], descriptors: Sequence[int]) -> bool:
+        """False when it cannot be taken now: then the archive is unpacked by an interpreter of its own."""
+        self._ensure()
         if not self.ready or self._socket is None:
             return False
         payload = array.array("i", descriptors).tobytes()
@@ -91,7 +102,7 @@ class Unpacker:
 
     def deadline(self) -> float | None:
         """When it has been idle for long enough."""
-        return self._used_mono_s + LINGER_S if self._socket is not None else None
+        return self._used_mono_s + LINGER_S if self._socket is not None and not self._kept else None
 
     def stop(self) -> None:
         """Its children go on; whoever waits for them is told when its end is noticed."""

@@ -142,3 +142,13 @@ def test_an_unpacker_that_is_idle_for_long_leaves(supervised: Supervised, tmp_pa
         assert time.monotonic() < deadline
         supervised.step()
     assert supervised.tasks.deadlines() == []
+
+
+def test_one_that_is_kept_is_there_before_the_first_archive(supervised: Supervised, tmp_path: Path) -> None:
+    supervised.tasks.keep_unpacker(True)
+    supervised.warm()
+    assert supervised.tasks.deadlines() == []
+    told = supervised.answer(supervised.ask(packed(tmp_path / "a.tar.gz"), tmp_path))
+    assert json.loads(told["output"])["files"] == 1
+    supervised.tasks.keep_unpacker(False)
+    assert len(supervised.tasks.deadlines()) == 1
