@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -250,14 +251,15 @@ def start_clary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
 
 
 def leftovers(data: Path) -> list[str]:
-    """Command lines of processes that still carry the data folder in their arguments or open files."""
+    """Command lines of processes that still carry the data folder, or a path below it, in their arguments."""
     found = []
+    own = re.compile(re.escape(str(data)) + r"(?![\w-])")  # clary1 is not clary10
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if str(data) in line and int(folder.name) != os.getpid():
+        if own.search(line) and int(folder.name) != os.getpid():
             found.append(line)
     return found
 
