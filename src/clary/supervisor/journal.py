@@ -3,7 +3,8 @@
 One JSON line an event. A line is in the page cache before the event is told on, so kill -9 of anything loses none;
 a thread of its own calls fsync at most every half second, so a power cut loses at most the last second. While
 workers live, a heartbeat (eight bytes of wall-clock nanoseconds in a mapped file) proves every 100 ms that the
-supervisor lives: after its violent death the next start closes the open lives at the last beat.
+supervisor lives: after its violent death the next start closes the open lives at the last beat. Lives are charged up
+to it too, so it stands still while lines wait.
 
 While the disk is full, lines wait in memory, in order and with the time at which they were true, and `write_on` tries
 again: a full disk must not end the supervisor, which would end everything.
@@ -56,6 +57,7 @@ class Journal:
 
     def __init__(self, path: Path, heartbeat: Heartbeat) -> None:
         self._path = path
+        self._heartbeat = heartbeat
         self._boot = boot_id()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._sequence = 0
@@ -79,6 +81,12 @@ class Journal:
         }
         self._waiting += json.dumps(line, separators=(",", ":")).encode() + b"\n"
         self.write_on()
+
+    def beat(self) -> None:
+        """The supervisor lives. While lines wait the heartbeat stands: whoever reads it takes every life that the
+        journal has not ended to go on until the last beat, so it never passes an end that is not in the file."""
+        if not self.behind:
+            self._heartbeat.beat()
 
     @property
     def behind(self) -> bool:

@@ -69,8 +69,7 @@ class Supervisor:
         self._wakeup = wakeup
         self._pending_signals: set[int] = set()
         self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
-        self.heartbeat = Heartbeat(layout.heartbeat)
-        self.journal = Journal(layout.journal, self.heartbeat)
+        self.journal = Journal(layout.journal, Heartbeat(layout.heartbeat))
         groups = cgroups.detect("clary-" + hashlib.sha256(os.fsencode(layout.data)).hexdigest()[:12])
         self.jails = isolation.Jails(
             isolation.probe(groups, settings.get("isolation", "auto") != "none"), groups, layout.jail
@@ -153,7 +152,7 @@ class Supervisor:
                 callback: Callable[[int], None] = key.data
                 callback(mask)
         if self.workers:
-            self.heartbeat.beat()
+            self.journal.beat()
         now = time.monotonic()
         if now >= self._tidy_at:
             self._tidy_at = now + TIDY_EVERY_S
@@ -401,7 +400,7 @@ class Supervisor:
             self.joiner.join(worker.pid, worker.groups)
         worker.pid_start_ticks = processes.start_time(worker.pid)
         wanted = self.fleets.get(worker.fleet)
-        self.heartbeat.beat()
+        self.journal.beat()
         self.journal.record(
             "started",
             # When the kernel made the process, which on a busy machine may be long after it was ordered.

@@ -155,17 +155,24 @@ def test_a_start_in_ticks_is_told_on_the_wall_clock() -> None:
 
 def test_the_journal_waits_for_room_on_a_full_disk_and_loses_no_line(tmp_path: Path) -> None:
     path = tmp_path / "workers.jsonl"
-    journal = Journal(path, Heartbeat(tmp_path / "beat"))
+    heartbeat = Heartbeat(tmp_path / "beat")
+    journal = Journal(path, heartbeat)
     journal.record("started", worker="a", fleet="f", instance=0)
+    journal.beat()
     real, full = journal._file, os.open("/dev/full", os.O_WRONLY)
     journal._file = full
     journal.record("exited", worker="a", fleet="f", instance=0)
     journal.record("started", worker="b", fleet="f", instance=0)
     assert journal.behind
+    last_ns = heartbeat.last_ns()
+    journal.beat()
+    assert heartbeat.last_ns() == last_ns, "a life that ended on paper only in memory was told to go on"
     journal._file = real
     os.close(full)
     journal.write_on()
     assert not journal.behind
+    journal.beat()
+    assert heartbeat.last_ns() > last_ns
     journal.close()
     events = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(one["event"], one["worker"]) for one in events] == [("started", "a"), ("exited", "a"), ("started", "b")]
