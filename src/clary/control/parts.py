@@ -26,7 +26,7 @@ from clary.controllers.capture import CaptureDelivery
 from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
-from clary.controllers.function_code import Unpacking
+from clary.controllers.function_code import UnpackedCode
 from clary.controllers.function_runs import FunctionRuns
 from clary.controllers.functions import FunctionController
 from clary.controllers.gc import GarbageCollector
@@ -41,7 +41,9 @@ from clary.controllers.state_changes import KINDS, StateChanges
 from clary.controllers.timers import Timers
 from clary.controllers.transform_objects import TransformObjects
 from clary.controllers.transforms import TransformController
+from clary.controllers.unpacking import Unpacking
 from clary.domain import prices
+from clary.domain.asynchronous import age_s
 from clary.domain.errors import NotFound
 from clary.domain.topics import networks
 from clary.gateway.app import Gateway
@@ -105,7 +107,8 @@ class Control:
         self.resources = Resources(self.database, now)
         self.objects = ObjectStore(layout.objects, now=now)
         self.runtime = ProcessRuntime(layout.supervisor_socket, self._fleet_changed)
-        artifacts = Artifacts(layout.models, self.objects, self.runtime, settings.uid_last + 1)
+        unpacking = Unpacking(self.runtime, settings.uid_last + 1)
+        artifacts = Artifacts(layout.models, self.objects, unpacking)
         self.publisher = Publisher(
             layout, self.resources, self.runtime, self.prices, measure_host, {"worker_network": settings.worker_network}
         )
@@ -178,7 +181,7 @@ class Control:
         self.functions = FunctionController(
             self.resources,
             images,
-            Unpacking(code, self.runtime, settings.uid_last + 1),
+            UnpackedCode(code, unpacking),
             code,
             (settings.uid_first, settings.uid_last),
             self.function_runs.running,
@@ -296,7 +299,7 @@ class Control:
                     record.place,
                     record.name,
                     backlog.count,
-                    max(0.0, (now_us - backlog.oldest_us) / 1e6),
+                    age_s(backlog.oldest_us, now_us),
                     sum(self._instances(fleet) for fleet in fleets),
                 )
             )

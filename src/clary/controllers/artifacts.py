@@ -9,37 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from clary.controllers.turns import Turns
+from clary.controllers.unpacking import Kind, Unpacking, empty, fresh, refusal, seal
 from clary.domain.endpoint import DataSource
 from clary.domain.errors import Invalid, NotFound
 from clary.domain.names import parse_s3_uri
 from clary.failpoints import failpoint
-from clary.runtimes.process import ProcessRuntime
 from clary.store.object_info import ObjectInfo
 from clary.store.object_reader import ObjectReader
 from clary.store.objects import ObjectStore
 
-EXTRACT_LIMIT_S = 3600.0
 GIB = 1024**3
-WORKER_PACKAGE = Path(__file__).parents[2] / "clary_worker"
+TAR = Kind(("{root}clary_worker/archive.py",), memory_bytes=2 * GIB, limit_s=3600.0)
 
 
 class Artifacts:
     """Fetches and unpacks; remembers nothing but what lies on the disk."""
 
-    def __init__(self, folder: Path, objects: ObjectStore, runtime: ProcessRuntime, extractor_uid: int) -> None:
+    def __init__(self, folder: Path, objects: ObjectStore, unpacking: Unpacking) -> None:
         self._folder = folder
         self._objects = objects
-        self._runtime = runtime
-        self._uid = extractor_uid
+        self._unpacking = unpacking
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="artifacts")
         self._turns = Turns()
 
@@ -105,14 +101,8 @@ class Artifacts:
     async def _on_thread(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
-    def _fresh(self, folder: Path) -> Path:
-        temporary = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.tmp")
-        temporary.mkdir(mode=0o755)
-        temporary.chmod(0o755)
-        return temporary
-
     def _copy(self, bucket: str, files: dict[str, str], folder: Path) -> None:
-        temporary = self._fresh(folder)
+        temporary = fresh(folder)
         try:
             for key, relative in files.items():
                 parts = [part for part in relative.split("/") if part not in ("", ".")]
@@ -129,7 +119,7 @@ class Artifacts:
             raise
 
     async def _extract(self, bucket: str, key: str, folder: Path, max_bytes: int, uri: str) -> None:
-        temporary = await self._on_thread(self._fresh, folder)
+        temporary = await self._on_thread(fresh, folder)
         failpoint("artifacts.before_unpacking")
         try:
             reader, archive, extra = await self._on_thread(self._one_file, bucket, key, temporary)
@@ -137,41 +127,22 @@ class Artifacts:
             await self._on_thread(shutil.rmtree, temporary, True)
             raise
         try:
-            result = await self._unpack(archive, temporary, max_bytes, warm=True)
+            result = await self._unpacking.run(TAR, archive, temporary, max_bytes, warm=True)
             if result.get("lost"):
-                result = await self._unpack(archive, temporary, max_bytes, warm=False)
+                await self._on_thread(empty, temporary)
+                result = await self._unpacking.run(TAR, archive, temporary, max_bytes)
             if extra is not None:
                 extra.unlink()
-            self._judge(result, uri)
+            if why := refusal(result):
+                raise Invalid("ModelDataUrl", f"Could not unpack model data at {uri}: {why}")
             failpoint("artifacts.after_unpacking")
-            await self._on_thread(self._seal, temporary, folder)
+            await self._on_thread(seal, temporary, folder)
             failpoint("artifacts.after_rename")
         except BaseException:
             await self._on_thread(shutil.rmtree, temporary, True)
             raise
         finally:
             reader.close()
-
-    async def _unpack(self, archive: Path, temporary: Path, max_bytes: int, warm: bool) -> dict[str, Any]:
-        """The outcome of unpacking into an empty folder, by the warm unpacker where one is ready."""
-        private = bool(self._runtime.isolation.get("private_root"))
-        if not warm:
-            await self._on_thread(_empty, temporary)
-        if self._runtime.isolation.get("own_uid"):
-            os.chown(temporary, self._uid, self._uid)
-        program = "/clary_worker/archive.py" if private else str(WORKER_PACKAGE / "archive.py")
-        destination = "/out" if private else str(temporary)
-        interpreter = os.path.realpath(sys.executable)
-        return await self._runtime.request(
-            "task",
-            limit_s=EXTRACT_LIMIT_S + 10,
-            argv=[interpreter, "-I", "-S", program, "{fd0}", destination, str(max_bytes)],
-            files=[str(archive)],
-            environ={"LANG": "C.UTF-8"},
-            timeout_s=EXTRACT_LIMIT_S,
-            jail=self._jail(temporary, max_bytes),
-            unpack={"destination": destination, "max_bytes": max_bytes} if warm else None,
-        )
 
     def _one_file(self, bucket: str, key: str, temporary: Path) -> tuple[ObjectReader, Path, Path | None]:
         """The archive as one file, to be read while its reader is open: in place when it was put in one piece, else
@@ -188,54 +159,6 @@ class Artifacts:
             reader.close()
             raise
         return reader, joined, joined
-
-    def _jail(self, temporary: Path, max_bytes: int) -> dict[str, Any]:
-        return {
-            "endpoint": "",
-            "variant": "",
-            "min": 0,
-            "max": 0,
-            "processes_per_instance": 1,
-            "zygote": "",
-            "python": sys.executable,
-            "prefixes": [sys.base_prefix],
-            "worker": {},
-            "environ": {},
-            "binds": [[str(temporary), "/out", "rw"], [str(WORKER_PACKAGE), "/clary_worker", "ro"]],
-            "memory_bytes": 2 * GIB,
-            "cpus": 1.0,
-            "uid": self._uid,
-            "network": False,
-            "start_timeout_s": EXTRACT_LIMIT_S,
-        }
-
-    def _judge(self, result: dict[str, Any], uri: str) -> None:
-        lines = result["output"].strip().splitlines()
-        try:
-            told = json.loads(lines[-1]) if lines else {}
-        except ValueError:
-            told = {}
-        if result["code"] == 0 and "files" in told:
-            return
-        why = told.get("error") or result["output"].strip()[-500:] or f"the extractor ended with {result['facts']}"
-        raise Invalid("ModelDataUrl", f"Could not unpack model data at {uri}: {why}")
-
-    def _seal(self, temporary: Path, folder: Path) -> None:
-        """Ours, and nobody's to write; then in place under its name."""
-        if os.geteuid() == 0:
-            for place, folders, files in os.walk(temporary):
-                for name in [*folders, *files]:
-                    os.lchown(os.path.join(place, name), 0, 0)
-            os.chown(temporary, 0, 0)
-        os.rename(temporary, folder)
-
-
-def _empty(folder: Path) -> None:
-    for place in folder.iterdir():
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        else:
-            place.unlink()
 
 
 def _digest(*parts: str) -> str:

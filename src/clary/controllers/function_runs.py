@@ -29,6 +29,7 @@ from clary.domain.functions import (
 from clary.paths import Layout
 from clary.runtimes.function_socket import FunctionSocket
 from clary.runtimes.process import ProcessRuntime
+from clary.runtimes.task import walls
 from clary.store.codec import decode
 from clary.store.log_segments import NewEvent
 from clary.store.logs import LogStore
@@ -175,25 +176,17 @@ class FunctionRuns:
         ]
 
     def _jail(self, desired: FunctionDesired, observed: FunctionObserved, path: Any) -> dict[str, Any]:
-        return {
-            "endpoint": "",
-            "variant": "",
-            "min": 0,
-            "max": 0,
-            "processes_per_instance": 1,
-            "zygote": "",
-            "python": observed.python,
-            "prefixes": list(observed.prefixes),
-            "worker": {},
-            "environ": {},
-            "binds": [[observed.folder, "/var/task", "ro"], [str(path), "/run/clary.sock", "rw"]],
-            "memory_bytes": desired.memory_mib * MIB,
-            "cpus": max(1.0, desired.memory_mib / CPU_MIB),
-            "uid": observed.uid,
-            "network": self._network,
-            "start_timeout_s": INIT_LIMIT_S,
-            "pids": SPARE_PIDS,
-        }
+        return walls(
+            [(observed.folder, "/var/task", "ro"), (str(path), "/run/clary.sock", "rw")],
+            observed.uid,
+            desired.memory_mib * MIB,
+            INIT_LIMIT_S,
+            python=observed.python,
+            prefixes=observed.prefixes,
+            cpus=max(1.0, desired.memory_mib / CPU_MIB),
+            network=self._network,
+            pids=SPARE_PIDS,
+        )
 
     def _session(self, record: Record, desired: FunctionDesired) -> Keys:
         """The role's session, opened anew well before it ends."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from clary.controllers.function_code import Unpacking
+from clary.controllers.function_code import UnpackedCode
 from clary.controllers.loop import Key, Loop
 from clary.controllers.preparation import Environment
 from clary.domain.errors import Invalid, StoreFailed, Unsupported
@@ -44,14 +44,14 @@ class FunctionController:
         self,
         resources: Resources,
         environments: FunctionEnvironments,
-        unpacking: Unpacking,
+        unpacked: UnpackedCode,
         code: FunctionCode,
         uids: tuple[int, int],
         running: Callable[[int], int],
     ) -> None:
         self._resources = resources
         self._environments = environments
-        self._unpacking = unpacking
+        self._unpacked = unpacked
         self._code = code
         self._uids = uids
         self._running = running  # how many invocations of a function are under way
@@ -109,7 +109,7 @@ class FunctionController:
     async def _prepare(self, uid: int, desired: FunctionDesired, observed: FunctionObserved) -> FunctionObserved:
         python, note = python_for(desired.runtime, await self._environments.pythons(), self._environments.exact)
         environment = await self._environments.provide_function(python)
-        folder = await self._unpacking.unpack(desired.code_sha256)
+        folder = await self._unpacked.provide(desired.code_sha256)
         worker_uid = await self._resources.worker_uid(uid, *self._uids)
         return FunctionObserved(
             code_key=desired.code_key,
