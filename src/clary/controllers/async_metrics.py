@@ -25,7 +25,6 @@ from clary.store.series import MINUTE_S, Series
 log = logging.getLogger(__name__)
 
 NAMESPACE = "AWS/SageMaker"
-SPELT = {"InvocationsProcessed": "InvocationsProcesssed"}
 UNITS = {
     "TimeInBacklog": "Milliseconds",
     "TotalProcessingTime": "Milliseconds",
@@ -108,4 +107,4 @@ class AsyncMetrics:
 
 def _metric(endpoint: str, variant: str, name: str, unit: str) -> Metric:
     dimensions = (("EndpointName", endpoint), ("VariantName", variant))
-    return Metric(NAMESPACE, SPELT.get(name, name), dimensions, unit)
+    return Metric(NAMESPACE, name, dimensions, unit)

@@ -298,7 +298,7 @@ class AsyncController:
         }
         for name, value in values.items():
             self._metrics.observe(line.place, line.name, grant.variant, name, max(0.0, value))
-        self._metrics.count(line.place, line.name, grant.variant, "InvocationsProcessed")
+        self._metrics.count(line.place, line.name, grant.variant, "InvocationsProcesssed")
 
     def _now_us(self) -> int:
         return round(self._now().timestamp() * 1_000_000)

@@ -7,12 +7,9 @@ fixed when it was accepted (behaviour of InvokeEndpointAsync).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-
-from clary.domain.names import S3Uri
 
 DEFAULT_TTL_S = 21_600  # RequestTTLSeconds
 DEFAULT_TIMEOUT_S = 900  # InvocationTimeoutSeconds
@@ -139,11 +136,6 @@ def notification(invocation: Invocation, told: Told, at: datetime) -> tuple[str,
     return topic, json.dumps(body)
 
 
-def joined(uri: S3Uri) -> str:
-    """The URI of a folder without the slash at its end."""
-    return str(uri).rstrip("/")
-
-
 def worker_concurrency(config: AsyncConfig, processes: int) -> int:
     """Invocations at once on one of an instance's processes, so that the instance never has more than its maximum."""
     return max(1, (config.max_concurrent or DEFAULT_CONCURRENCY) // processes)
@@ -159,9 +151,9 @@ def average_backlog(backlog: int, instances: int) -> float:
     return backlog / max(1, instances)
 
 
-def oldest_age_s(received_us: Sequence[int], now_us: int) -> float:
+def age_s(received_us: int, now_us: int) -> float:
     """ApproximateAgeOfOldestRequest."""
-    return max((now_us - min(received_us)) / 1e6, 0.0) if received_us else 0.0
+    return max(0.0, (now_us - received_us) / 1e6)
 
 
 def _iso(at: datetime) -> str:

@@ -71,6 +71,10 @@ class RouteTable:
     generation: int = 0
     endpoints: Mapping[tuple[str, str], EndpointRoute] = field(default_factory=dict)
 
+    def fleets(self) -> set[str]:
+        """Of all variants that take requests."""
+        return {variant.fleet for endpoint in self.endpoints.values() for variant in endpoint.variants}
+
     def as_dict(self) -> dict[str, Any]:
         return {"generation": self.generation, "endpoints": [asdict(route) for route in self.endpoints.values()]}
 

@@ -23,11 +23,11 @@ class Timetable:
     end: datetime | None = None
 
     def due(self, fired_us: int, now: datetime) -> datetime | None:
-        """The due time to fire for now; None when it is not yet time."""
+        """The latest due time that has come and was not fired for; None when there is none."""
         return schedules.due(self.schedule, self._after(fired_us), now, self.start, self.zone, self.end)
 
     def next(self, fired_us: int) -> datetime | None:
-        """The due time after the one that was fired for; None when there is none any more."""
+        """The first due time after the one that was fired for; None when that was the last."""
         found = schedules.next_fire(self.schedule, self._after(fired_us), self.start, self.zone)
         return None if found is None or (self.end is not None and found > self.end) else found
 

@@ -1,7 +1,7 @@
 """The proxy's heart: from an authenticated invocation to an exchange on a worker, and everything that may befall it.
 
-Owns the pools (one a fleet), the route table, and the one coarse timer that looks after deadlines and idle workers.
-All state is touched from the event loop only.
+Owns the pools (one a fleet) and the route table. `roster` tells who works in the pools, `deadlines` keeps the time,
+`sessions` and `multimodel` know who must be asked. All state is touched from the event loop only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import json
 import random
 import time
-from datetime import UTC, datetime
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,35 +20,24 @@ from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import Refusal
 from clary.proxy.capture import Call, CaptureSpool
-from clary.proxy.fleets import Event, Fleets
+from clary.proxy.deadlines import Deadlines
+from clary.proxy.fleets import Fleets
 from clary.proxy.forward import Exchange, Upstream, model_error, readable
 from clary.proxy.health import Health
 from clary.proxy.meter import Answered, Meter
 from clary.proxy.multimodel import MultiModels
+from clary.proxy.roster import CONTAINER, Roster
+from clary.proxy.sessions import NEW_SESSION, Sessions
 from clary.wire.eventstream import exception_frame
 
 if TYPE_CHECKING:
     from clary.proxy.leases import Lease
     from clary.proxy.server import FrontConnection
 
-TICK_S = 0.25  # deadlines are kept to this grain
 SUSPECT_S = 0.25  # by then the supervisor has told of a worker that died
 ASK_AGAIN_S = 1.0  # an `ensure` that brought no event is repeated
-START_FAILURES = 2  # starts of a sleeping variant that may fail before those who wait are told
-HUNG_GRACE_S = 5.0
 STREAM_LIMIT_S = 480.0  # of a whole stream (container contract: 8 min)
-MAX_SESSIONS = 100_000
-DEFAULT_SESSION_S = 1200.0  # of one whose model names no end
-NEW_SESSION = "NEW_SESSION"
 FORWARDED = frozenset((b"content-type", b"accept"))
-CONTAINER = "primary"
-
-
-class Session(NamedTuple):
-    """One that a model has opened. `expires_s`: wall clock."""
-
-    worker: str
-    expires_s: float
 
 
 class Wish(NamedTuple):
@@ -74,13 +62,12 @@ class Dispatcher:
         self.table = RouteTable()
         self.body_limits: dict[bytes, int] = {}  # by endpoint name, the largest over regions and variants
         self.pools: dict[str, Pool] = {}
-        self._workers: dict[str, Pool] = {}  # worker id -> pool, for events
-        self.unrouted: dict[str, list[Event]] = {}  # events of fleets that the table does not know yet
-        self.fleets = Fleets(layout.supervisor_socket, self._worker_event, self._worker_snapshot)
+        self.roster = Roster(self, account)
+        self.fleets = Fleets(layout.supervisor_socket, self.roster.event, self.roster.snapshot)
         self.health = Health(self)
-        self._sessions: dict[tuple[str, str, str], Session] = {}
+        self._sessions = Sessions()
         self.multi_models = MultiModels(self, account, layout.control_socket)
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(self)
         self._loop = asyncio.get_running_loop()
         self.table_error = ""
 
@@ -109,8 +96,7 @@ class Dispatcher:
             if pool is None:
                 pool = Pool(route, endpoint.region, endpoint.name, self._meter.slot(fleet))
                 self.pools[fleet] = pool
-                for event in self.unrouted.pop(fleet, ()):
-                    self._apply(pool, event)
+                self.roster.routed(pool)
             else:
                 pool.route = route
         for fleet in self.pools.keys() - wanted.keys():
@@ -141,92 +127,6 @@ class Dispatcher:
         if refusal is not None:
             exchange.done = True
             exchange.client.refuse(refusal)
-
-    # -- workers ---------------------------------------------------------------------------------
-
-    def _worker_snapshot(self, events: list[Event]) -> None:
-        known = {event["worker"] for event in events}
-        for worker_id in self._workers.keys() - known:
-            self._forget(worker_id)
-        for pool in self.pools.values():
-            pool.starting &= known
-        for event in events:
-            self._worker_event(event)
-
-    def _worker_event(self, event: Event) -> None:
-        pool = self.pools.get(event["fleet"])
-        if pool is None:
-            waiting = self.unrouted.setdefault(event["fleet"], [])
-            waiting[:] = [e for e in waiting if e["worker"] != event["worker"]]
-            if event["state"] != "exited":
-                waiting.append(event)
-            elif not waiting:
-                del self.unrouted[event["fleet"]]
-            return
-        self._apply(pool, event)
-
-    def _apply(self, pool: Pool, event: Event) -> None:
-        worker_id = event["worker"]
-        match event["state"]:
-            case "starting":
-                pool.starting.add(worker_id)
-            case "ready":
-                pool.starting.discard(worker_id)
-                pool.failures = 0
-                if worker_id not in pool.workers:
-                    keeps_open = bool(event.get("detail", {}).get("keeps_open", True))
-                    worker = Worker(
-                        worker_id, pool.fleet, event["slot"], event["address"], self._loop.time(), keeps_open
-                    )
-                    pool.workers[worker_id] = worker
-                    self._workers[worker_id] = pool
-                    pool.meter.add("cold_starts")
-                    pool.meter.add("setup_us", max(0, (event["ready_ns"] - event["started_ns"]) // 1000))
-                    self.serve_waiting(pool)
-                    self.arm()
-            case "stopping":
-                pool.starting.discard(worker_id)
-                found = pool.workers.get(worker_id)
-                if found is not None:
-                    found.routable = False
-            case "exited":
-                was_starting = worker_id in pool.starting
-                pool.starting.discard(worker_id)
-                self._forget(worker_id)
-                if was_starting:
-                    self._start_failed(pool, event)
-                self.wake(pool)
-
-    def _forget(self, worker_id: str) -> None:
-        pool = self._workers.pop(worker_id, None)
-        worker = pool.workers.pop(worker_id, None) if pool else None
-        if pool is not None and worker is not None and pool.models:
-            self.multi_models.forget(pool, worker)
-        if worker is not None:
-            worker.closed = True
-            worker.routable = False
-            for upstream in list(worker.idle):
-                upstream.close()
-
-    def _start_failed(self, pool: Pool, event: Event) -> None:
-        pool.failures += 1
-        failure = event.get("failure", {})
-        pool.last_failure = failure.get("reason") or event.get("exit", {}).get("reason", "unknown")
-        if pool.failures >= START_FAILURES and not pool.workers:
-            while pool.waiting:
-                exchange = pool.waiting.popleft()
-                pool.inside -= 1
-                self.refuse_waiting(
-                    exchange,
-                    model_error(
-                        pool.region,
-                        self._account,
-                        pool.endpoint,
-                        500,
-                        f"the model could not be started: {pool.last_failure}",
-                        CONTAINER,
-                    ),
-                )
 
     # -- admission -------------------------------------------------------------------------------
 
@@ -278,36 +178,23 @@ class Dispatcher:
     def _admit_to_session(self, exchange: Exchange, session: str) -> Refusal | None:
         """To the worker that opened it, and no other."""
         pool = exchange.pool
-        held = self._sessions.get((pool.region, pool.endpoint, session))
-        worker = self._session_worker(held)
-        if held is None or worker is None:
+        held = self._sessions.find(pool.region, pool.endpoint, session)
+        worker = self.roster.worker(held.worker) if held is not None and held.expires_s > time.time() else None
+        if worker is None:
             why = "is not open" if held is None else "has ended with the process that held it"
-            self._sessions.pop((pool.region, pool.endpoint, session), None)
-            return answers.validation(f"Session {session} {why}; open another one with SessionId NEW_SESSION.")
+            self._sessions.forget(pool.region, pool.endpoint, session)
+            return answers.validation(f"Session {session} {why}; open another one with SessionId {NEW_SESSION}.")
         exchange.pool = self.pools[worker.fleet]
         exchange.pool.inside += 1
         exchange.retried = True  # no other worker knows the session
         self.send(exchange, worker)
         return None
 
-    def _session_worker(self, held: Session | None) -> Worker | None:
-        if held is None or held.expires_s <= time.time():
-            return None
-        pool = self._workers.get(held.worker)
-        worker = pool.workers.get(held.worker) if pool is not None else None
-        return worker if worker is not None and worker.routable else None
-
     def session(self, exchange: Exchange, header: bytes, value: bytes) -> None:
-        """A model has opened or closed one: `ID; Expires=yyyy-mm-ddThh:mm:ssZ`, or `ID`."""
-        text = value.decode("latin-1")
-        name, _, rest = text.partition(";")
-        key = (exchange.pool.region, exchange.pool.endpoint, name.strip())
-        if header.endswith(b"closed-session-id"):
-            self._sessions.pop(key, None)
-        elif exchange.worker is not None:
-            while len(self._sessions) >= MAX_SESSIONS:  # the oldest has to go
-                del self._sessions[next(iter(self._sessions))]
-            self._sessions[key] = Session(exchange.worker.id, _expiry_s(rest, time.time()))
+        """A model has opened or closed one."""
+        pool, worker = exchange.pool, exchange.worker
+        if worker is not None:
+            self._sessions.told(pool.region, pool.endpoint, worker.id, header, value, time.time())
 
     # -- streams ---------------------------------------------------------------------------------
 
@@ -376,36 +263,24 @@ class Dispatcher:
             if answered.status >= 400:
                 pool.meter.add("model_errors")
         if worker is not None and end == "lost":
-            worker.suspect = True
-            self._loop.call_later(SUSPECT_S, self._trust, pool, worker)
+            self._suspect(pool, worker)
         elif worker is not None and end == "hung":
-            self._end_hung(worker)
+            self._deadlines.end_hung(worker)
         elif worker is not None and end != "unused":
-            worker.proven_alive_s = self._loop.time()
-            worker.misses = 0
+            self._proven_alive(worker)
         self._release(lease)
-
-    def _grant(self, lease: Lease, worker: Worker) -> None:
-        worker.outstanding += 1
-        lease.worker = worker
-        lease.sent_ns = perf_counter_ns()
-        lease.deadline_s = self._loop.time() + lease.limit_s
-        lease.pool.in_flight[lease] = None
-        if self._timer is None:
-            self.arm()
-        lease.client.granted(worker, lease.pool.route.name)  # type: ignore[attr-defined]
 
     def send(self, exchange: Exchange, worker: Worker) -> None:
         """Hands an admitted request to a worker."""
-        if exchange.leased:
-            self._grant(exchange, worker)  # type: ignore[arg-type]
-            return
         worker.outstanding += 1
         exchange.worker = worker
-        exchange.deadline_s = self._loop.time() + exchange.pool.route.request_timeout_s
+        exchange.deadline_s = self._loop.time() + exchange.limit_s
         exchange.pool.in_flight[exchange] = None
-        if self._timer is None:
+        if not self._deadlines.armed:
             self.arm()
+        if exchange.leased:
+            exchange.granted(worker)
+            return
         while worker.idle:
             upstream = worker.idle.pop()
             transport = upstream._transport
@@ -446,11 +321,13 @@ class Dispatcher:
         """The worker's good answer, as the bytes that go to the client."""
         model_us = (now_ns - exchange.sent_ns) // 1000
         self._settle(exchange, data, 200, model_us, body_bytes)
-        worker = exchange.worker
-        if worker is not None:
-            worker.proven_alive_s = self._loop.time()
-            worker.misses = 0
+        if exchange.worker is not None:
+            self._proven_alive(exchange.worker)
         self._release(exchange)
+
+    def _proven_alive(self, worker: Worker) -> None:
+        worker.proven_alive_s = self._loop.time()
+        worker.misses = 0
 
     def capture(self, exchange: Exchange, content_type: bytes, body: bytes) -> None:
         """Keeps a sampled call; a route that has lost its capture meanwhile keeps nothing."""
@@ -494,22 +371,21 @@ class Dispatcher:
 
     def malformed(self, exchange: Exchange, why: str) -> None:
         """The worker's answer is not HTTP or breaks a bound."""
-        self._failed(exchange, 500, f"the model's answer is malformed: {why}")
+        self.failed(exchange, 500, f"the model's answer is malformed: {why}")
 
     def upstream_lost(self, exchange: Exchange, untouched: bool) -> None:
         """The connection ended before the answer did: tried again where that is safe, else told."""
         if untouched and exchange.retried:
-            self._failed(exchange, 0, "the model's process takes no connections, or closes them unread")
+            self.failed(exchange, 0, "the model's process takes no connections, or closes them unread")
             return
         if untouched and not exchange.head_sent:
             pool, worker = exchange.pool, exchange.worker
             self.take_back(exchange)
             if worker is not None:
-                worker.suspect = True
-                self._loop.call_later(SUSPECT_S, self._trust, pool, worker)
+                self._suspect(pool, worker)
             self.admit_again(exchange)
             return
-        self._failed(exchange, 0, "the model's process ended while it computed the answer")
+        self.failed(exchange, 0, "the model's process ended while it computed the answer")
 
     def admit_again(self, exchange: Exchange) -> None:
         """One that was taken back from its worker."""
@@ -533,13 +409,19 @@ class Dispatcher:
             if exchange.model is not None:
                 self.multi_models.released(exchange, worker)
 
+    def _suspect(self, pool: Pool, worker: Worker) -> None:
+        """It dropped a request: probably it dies, and the news of it is under way."""
+        worker.suspect = True
+        self._loop.call_later(SUSPECT_S, self._trust, pool, worker)
+
     def _trust(self, pool: Pool, worker: Worker) -> None:
         """It has outlived the suspicion: only that connection was lost."""
         worker.suspect = False
         self.serve_waiting(pool)
         self.multi_models.serve(pool)
 
-    def _failed(self, exchange: Exchange, status: int, why: str) -> None:
+    def failed(self, exchange: Exchange, status: int, why: str) -> None:
+        """The worker gave no answer that could be passed on."""
         pool = exchange.pool
         if exchange.head_sent and exchange.stream:
             timed_out = self._loop.time() >= exchange.deadline_s
@@ -580,81 +462,11 @@ class Dispatcher:
             exchange.upstream.abandon()
         self._release(exchange)
 
-    # -- time ------------------------------------------------------------------------------------
+    # -- what is asked of all of it --------------------------------------------------------------
 
     def arm(self) -> None:
-        """Sets the timer: every tick while requests are inside, at the next idle worker's hour otherwise."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        delay_s = self._next_tick_s()
-        if delay_s is not None:
-            self._timer = self._loop.call_later(delay_s, self._tick)
-
-    def _next_tick_s(self) -> float | None:
-        if any(pool.inside for pool in self.pools.values()):
-            return TICK_S
-        times = [at for pool in self.pools.values() if (at := pool.next_idle_at_s()) is not None]
-        return max(0.01, min(times) - self._loop.time()) if times else None
-
-    def _tick(self) -> None:
-        self._timer = None
-        now_s = self._loop.time()
-        routed = {variant.fleet for endpoint in self.table.endpoints.values() for variant in endpoint.variants}
-        for pool in list(self.pools.values()):
-            if pool.in_flight:
-                self._expire_in_flight(pool, now_s)
-            if pool.model_lines:
-                self.multi_models.expire(pool, now_s)
-            while pool.waiting and now_s >= pool.waiting[0].queued_until_s:
-                self._expire_waiting(pool, pool.waiting.popleft())
-            if pool.waiting:
-                self.wake(pool)
-            for worker in pool.idle_workers(now_s):
-                worker.routable = False
-                self.fleets.stop(worker.id, "Idle", 30.0)
-            if not pool.inside and pool.fleet not in routed:
-                del self.pools[pool.fleet]
-        self.arm()
-
-    def _expire_in_flight(self, pool: Pool, now_s: float) -> None:
-        for exchange in list(pool.in_flight):
-            if now_s < exchange.deadline_s:
-                if exchange.leased or exchange.stream:
-                    continue  # each has a time of its own
-                return
-            worker = exchange.worker
-            if exchange.leased:
-                exchange.client.abort()  # who holds it has forgotten it: the end of the connection returns it
-                continue
-            if exchange.upstream is not None:
-                exchange.upstream.abandon()
-            text = (
-                "Your invocation timed out while waiting for a response from container primary. Review the latency "
-                "metrics for each container in Amazon CloudWatch, resolve the issue, and try again."
-            )
-            self._failed(exchange, 0, text)
-            if worker is not None:
-                self._end_hung(worker)
-
-    def _end_hung(self, worker: Worker) -> None:
-        """Past its deadline: the process computes for nobody and blocks those behind (rule R4)."""
-        if worker.routable:
-            worker.routable = False
-            self.fleets.stop(worker.id, "Hung", HUNG_GRACE_S)
-
-    def _expire_waiting(self, pool: Pool, exchange: Exchange) -> None:
-        pool.inside -= 1
-        pool.meter.add("queue_timeouts")
-        if pool.route.serverless and pool.starting:
-            refusal = Refusal("ModelNotReadyException", 429, f"The model of endpoint {pool.endpoint} is still loading.")
-        else:
-            refusal = answers.unavailable(
-                f"No worker of variant {pool.route.name} became free within {pool.route.queue_timeout_s:g} s"
-                + (f"; the last start failed: {pool.last_failure}" if pool.last_failure else "")
-                + "."
-            )
-        self.refuse_waiting(exchange, refusal)
+        """Something has changed that the timer looks after."""
+        self._deadlines.arm()
 
     def park(self, region: str, name: str) -> int:
         """Lets an endpoint's workers go, each when it is idle; how many were told to at once. A request wakes it."""
@@ -699,14 +511,3 @@ def wrong_kind(endpoint: str, multi_model: bool) -> Refusal:
     return answers.validation(
         f"Endpoint {endpoint} is not a multi-model endpoint and does not support target model header."
     )
-
-
-def _expiry_s(text: str, now_s: float) -> float:
-    """When a session ends, by the rest of its header; what cannot be read counts as not said."""
-    name, _, value = text.strip().partition("=")
-    if name.strip().lower() == "expires":
-        try:
-            return datetime.strptime(value.strip(), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-        except ValueError:
-            pass  # as if it were not there
-    return now_s + DEFAULT_SESSION_S

@@ -84,6 +84,15 @@ class Exchange:
         self.model: Model | None = None  # multi-model: which, and the request without its first line
         self.parts = b""
 
+    @property
+    def limit_s(self) -> float:
+        """How long a worker may take for it."""
+        return self.pool.route.request_timeout_s
+
+    def granted(self, worker: Worker) -> None:
+        """Of a lease: its holder is told whom to ask."""
+        raise TypeError("a request of ours is sent, not granted")
+
 
 class Upstream(asyncio.Protocol):
     """A connection to one worker; carries one exchange at a time."""

@@ -34,12 +34,20 @@ ENDS = ("", "unused", "lost", "hung")
 class Lease(Exchange):
     """An admitted place without a request of ours in it."""
 
-    __slots__ = ("limit_s",)
+    __slots__ = ("_limit_s",)
     leased = True
 
     def __init__(self, client: LeaseConnection, pool: Pool, limit_s: float) -> None:
         super().__init__(client, pool, b"", 0, perf_counter_ns())  # type: ignore[arg-type]
-        self.limit_s = limit_s
+        self._limit_s = limit_s
+
+    @property
+    def limit_s(self) -> float:
+        return self._limit_s
+
+    def granted(self, worker: Worker) -> None:
+        self.sent_ns = perf_counter_ns()
+        self.client.granted(worker, self.pool.route.name)  # type: ignore[attr-defined]
 
 
 class LeaseConnection(asyncio.Protocol):

@@ -22,11 +22,12 @@ import httptools
 from clary.proxy import answers
 from clary.proxy.answers import Refusal
 from clary.proxy.authentication import Authenticator
-from clary.proxy.dispatch import FORWARDED, NEW_SESSION, PLAIN, Dispatcher, Wish, wrong_kind
+from clary.proxy.dispatch import FORWARDED, PLAIN, Dispatcher, Wish, wrong_kind
 from clary.proxy.forward import Exchange
 from clary.proxy.meter import Answered, Slot
 from clary.proxy.receipts import Receipts
 from clary.proxy.relay import Relay, RelayPool
+from clary.proxy.sessions import NEW_SESSION
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
