@@ -115,8 +115,9 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
         console.print("[yellow]signatures are not verified (--no-auth)")
     rows = []
     for fleet, one in sorted(traffic["fleets"].items()):
-        region, endpoint, variant, _ = fleet.split("/")
-        rows.append((endpoint, variant, region, one["ready"], one["starting"], one["inside"], one["waiting"]))
+        region, _, variant, _ = fleet.split("/")
+        shown = f"{variant}/{one['component']}" if one["component"] else variant
+        rows.append((one["endpoint"], shown, region, one["ready"], one["starting"], one["inside"], one["waiting"]))
     if rows:
         print_table("", ("ENDPOINT", "VARIANT", "REGION", "READY", "STARTING", "INSIDE", "WAITING"), rows)
     else:

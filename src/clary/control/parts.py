@@ -23,6 +23,7 @@ from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
 from clary.controllers.calls import CallController
 from clary.controllers.capture import CaptureDelivery
+from clary.controllers.component_places import ComponentPlaces
 from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
@@ -67,6 +68,7 @@ from clary.services.logs import Logs
 from clary.services.s3.service import S3
 from clary.services.sagemaker.endpoint_configs import EndpointConfigs
 from clary.services.sagemaker.endpoints import Endpoints, observed_of
+from clary.services.sagemaker.inference_components import InferenceComponents
 from clary.services.sagemaker.models import Models
 from clary.services.sagemaker.service import SageMaker
 from clary.services.sagemaker.tags import Tags
@@ -129,6 +131,14 @@ class Control:
             layout.snapshots,
         )
         self.endpoints = EndpointController(layout, self.resources, self.runtime, self.preparation, self.publisher)
+        self.components = EndpointController(
+            layout,
+            self.resources,
+            self.runtime,
+            self.preparation,
+            self.publisher,
+            ComponentPlaces(self.resources, self.prices),
+        )
         self.transforms = TransformController(
             layout,
             self.resources,
@@ -209,10 +219,12 @@ class Control:
             models=lambda: model_gauges.ask(layout.proxy_socket),
         )
         self.log_tail = LogTail(layout.worker_logs, log_store, settings.account, self._workers)
+        models = Models(self.resources, ObjectPresence(self.objects))
         sagemaker = SageMaker(
-            Models(self.resources, ObjectPresence(self.objects)),
+            models,
             EndpointConfigs(self.resources, self.prices),
             Endpoints(self.resources, now, self._instances),
+            InferenceComponents(self.resources, models, self.prices, now, self._ready_instances),
             transform_jobs,
             Tags(self.resources),
         )
@@ -265,6 +277,7 @@ class Control:
 
     def _fleet_changed(self, fleet: str) -> None:
         self.endpoints.fleet_changed(fleet)
+        self.components.fleet_changed(fleet)
         self.transforms.fleet_changed(fleet)
         self.metering.poke()
         self.log_tail.poke()
@@ -282,6 +295,11 @@ class Control:
     def _instances(self, fleet: str) -> int:
         """How many instances of a fleet run."""
         return len({worker["instance"] for worker in self._workers() if worker["fleet"] == fleet})
+
+    def _ready_instances(self, fleet: str) -> int:
+        """How many instances of a fleet have a worker that takes requests."""
+        ready = (worker for worker in self._workers() if worker["fleet"] == fleet and worker["state"] == "ready")
+        return len({worker["instance"] for worker in ready})
 
     async def _queues(self) -> list[Queue]:
         """The queues of all asynchronous endpoints in service."""
@@ -314,6 +332,8 @@ class Control:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.endpoints.loop.run())
             tasks.create_task(self.endpoints.watch())
+            tasks.create_task(self.components.loop.run())
+            tasks.create_task(self.components.watch())
             tasks.create_task(self.transforms.loop.run())
             tasks.create_task(self.transforms.watch())
             tasks.create_task(self.deliveries.run())

@@ -51,6 +51,7 @@ class VariantRoute:
     capture: Capture | None = None
     multi_model: bool = False
     cache_models: bool = True  # of a multi-model variant: False unloads a model after each call
+    component: str = ""  # the inference component that this is, on instances of the variant `name`
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class EndpointRoute:
     account: str
     variants: tuple[VariantRoute, ...]
     asynchronous: bool = False
+    hosts_components: bool = False  # `variants` then are inference components, chosen by name
 
 
 @dataclass(frozen=True, slots=True)

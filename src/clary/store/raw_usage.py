@@ -98,6 +98,12 @@ def _aligned(read: Any, seek: Any, mark: Mark) -> Mark:
     return found
 
 
+def instance_of(event: Mapping[str, Any]) -> tuple[str, int]:
+    """(fleet, instance) whose time a journal line is about: the host's, for a worker on instances of another fleet."""
+    where = event.get("host", event)
+    return where["fleet"], int(where["instance"])
+
+
 class CounterFile:
     """The proxy's counters."""
 

@@ -289,6 +289,7 @@ class Supervisor:
             address=self.layout.worker_sockets / f"{worker_id}.sock",
             log=folder / f"{worker_id}.log",
             plain=True,
+            host=wanted.host_of(slot // wanted.processes_per_instance),
             ordered_mono_s=time.monotonic(),
             oom_kills_before=self.jails.oom_kills(wanted.name, slot // wanted.processes_per_instance),
         )
@@ -413,6 +414,7 @@ class Supervisor:
             pid_start_ticks=worker.pid_start_ticks,
             plain=worker.plain,
             label=wanted.label if wanted else {},
+            **worker.host,
         )
         self._tell(worker)
         self._map(worker)
@@ -599,6 +601,7 @@ class Supervisor:
             fleet=worker.fleet,
             instance=worker.instance,
             reason=reason,
+            **worker.host,
             **facts,
         )
         del self.workers[worker.id]

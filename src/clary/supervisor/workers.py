@@ -42,6 +42,7 @@ class Worker:
     address: Path
     log: Path
     plain: bool  # started without a zygote
+    host: dict[str, Any] = field(default_factory=dict)  # see `Fleet.host_of`
     state: State = State.STARTING
     pid: int = 0
     pid_start_ticks: int = 0

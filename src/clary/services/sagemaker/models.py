@@ -43,8 +43,7 @@ class Models:
         arn = context.place.arn("model", name)
         context.authorize("sagemaker:CreateModel", arn)
         container = _only_container(request)
-        _check_container(container)
-        await self._check_data(context, container)
+        await self.check_container(context, container)
         if role := request.get("ExecutionRoleArn"):
             context.authorize("iam:PassRole", role)
         await self._resources.create(
@@ -57,6 +56,11 @@ class Models:
             tags_of_it=request.get("Tags", ()),
         )
         return {"ModelArn": arn}
+
+    async def check_container(self, context: Context, container: Members) -> None:
+        """A ContainerDefinition, and whether its data is there. Raises: Invalid, Unsupported, AccessDenied."""
+        _check_container(container)
+        await self._check_data(context, container)
 
     async def _check_data(self, context: Context, container: Members) -> None:
         for source in data_sources(container):
