@@ -144,7 +144,7 @@ def components(session, role, folder):
     (related, _) = predictors[0].list_related_models()
     assert f"part-1-{RUN}" in str(related), related
     for predictor in predictors:
-        predictor.delete_predictor(wait=True)
+        predictor.delete_predictor(wait=False)
     session.delete_endpoint(endpoint)
 
 
