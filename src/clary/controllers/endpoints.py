@@ -14,7 +14,7 @@ from typing import Any
 from clary.controllers.loop import Key, Loop
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Endpoint, Publisher, ask_proxy, read
-from clary.domain.endpoint import Deployment, Observed
+from clary.domain.endpoint import Deployment, Observed, prepared_of
 from clary.domain.rollout import Verdict, rolling_out, running, verdict
 from clary.failpoints import failpoint
 from clary.paths import Layout
@@ -103,13 +103,11 @@ class EndpointController:
             failpoint("endpoint.after_prepared")
         await self._publish_if_changed(endpoint)
         failpoint("endpoint.after_launch")
-        views = {
-            variant.name: self._runtime.view(self._fleet(endpoint, target, variant.name)) for variant in target.variants
-        }
-        for variant in target.variants:
-            wanted = self._publisher.sizes(endpoint, target)[variant.name]
-            if views[variant.name].live < wanted.proof and not wanted.min:
-                await self._runtime.request("ensure", fleet=self._fleet(endpoint, target, variant.name), n=wanted.proof)
+        views = {part.name: self._runtime.view(self._fleet(endpoint, target, part.name)) for part in target.parts}
+        for part in target.parts:
+            wanted = self._publisher.sizes(endpoint, target)[part.name]
+            if views[part.name].live < wanted.proof and not wanted.min:
+                await self._runtime.request("ensure", fleet=self._fleet(endpoint, target, part.name), n=wanted.proof)
         outcome, failed = verdict(self._publisher.sizes(endpoint, target), views)
         if outcome is Verdict.FAILED:
             return await self._give_up(endpoint, views[failed].reason)
@@ -142,16 +140,16 @@ class EndpointController:
         endpoint = await self._report(endpoint, observed, touch=True)
         failpoint("endpoint.after_in_service")
         log.info("endpoint=%s event=in_service number=%d", endpoint.record.name, target.number)
-        for variant in target.variants:
-            self._runtime.forget(self._fleet(endpoint, target, variant.name))
+        for part in target.parts:
+            self._runtime.forget(self._fleet(endpoint, target, part.name))
         await self._publish_if_changed(endpoint)
         return DRAIN_LOOK_S if retiring else None
 
     def _notes(self, endpoint: Endpoint) -> tuple[str, ...]:
         notes = []
-        for variant in endpoint.desired.target.variants:
-            notes += list(self._publisher.share(variant).notes)
-            prepared = endpoint.observed.prepared.get(f"{endpoint.desired.target.number}/{variant.name}")
+        for part in endpoint.desired.target.parts:
+            notes += list(self._publisher.share(part).notes)
+            prepared = prepared_of(endpoint.observed, endpoint.desired.target, part.name)
             if prepared and prepared.image and prepared.image.note:
                 notes.append(prepared.image.note)
         level = self._runtime.isolation.get("level", "none")
@@ -181,8 +179,8 @@ class EndpointController:
             deployment
             for deployment in endpoint.observed.retiring
             if any(
-                facts.get(self._fleet(endpoint, deployment, variant.name), {}).get("inside", 0)
-                for variant in deployment.variants
+                facts.get(self._fleet(endpoint, deployment, part.name), {}).get("inside", 0)
+                for part in deployment.parts
             )
         )
         if len(left) == len(endpoint.observed.retiring):
@@ -214,8 +212,8 @@ class EndpointController:
 
     # -- small steps -----------------------------------------------------------------------------
 
-    def _fleet(self, endpoint: Endpoint, deployment: Deployment, variant: str) -> str:
-        return deployment.fleet(endpoint.record.place.region, endpoint.record.name, variant)
+    def _fleet(self, endpoint: Endpoint, deployment: Deployment, part: str) -> str:
+        return deployment.fleet(endpoint.record.place.region, endpoint.record.name, part)
 
     async def _report(self, endpoint: Endpoint, observed: Observed, touch: bool = False) -> Endpoint:
         body: Mapping[str, Any] = encode(observed)

@@ -17,7 +17,7 @@ from typing import Any
 from clary import tables
 from clary.domain.asynchronous import ASYNC_MAX_BYTES, AsyncConfig, most_processes, worker_concurrency
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
-from clary.domain.fleet_name import TRANSFORM_JOB, transform_fleet
+from clary.domain.fleet_name import TRANSFORM_JOB, account_of, transform_fleet
 from clary.domain.isolation import zygote_environ, zygote_key
 from clary.domain.placement import Host, Share, fit_instance, fit_serverless
 from clary.domain.prices import PriceBook
@@ -34,6 +34,8 @@ from clary.store.resources import Record, Resources
 KEEP_ALIVE_TAG = "clary:keep-alive-s"
 SCALE_TO_ZERO_TAG = "clary:scale-to-zero"
 PROXY_LIMIT_S = 5.0
+PIDS = 512  # processes and threads, for each container of an instance
+SAFE_PORTS = "8081-8180"  # besides SAGEMAKER_BIND_TO_PORT, of a container that stands among others
 JOB_DRAIN_S = 1.0  # a job's workers go when nobody waits for what they compute
 
 
@@ -119,25 +121,28 @@ class Publisher:
         return fit_instance(self._prices.instances[variant.instance_type], self._host(), count)
 
     def sizes(self, endpoint: Endpoint, deployment: Deployment) -> dict[str, FleetSize]:
-        """The workers each variant of a deployment should have now."""
+        """The workers each part of a deployment should have now."""
         serving = endpoint.observed.serving
         in_service = serving is not None and serving.number == deployment.number
         if in_service and rolling_out(endpoint.desired, endpoint.observed):
             in_service = False  # new counts have to be proven like a new fleet
         return {
-            variant.name: size(
-                variant, endpoint.desired, self.share(variant, deployment.asynchronous).processes, in_service
-            )
-            for variant in deployment.variants
+            part.name: size(part, endpoint.desired, self.share(part, deployment.asynchronous).processes, in_service)
+            for part in deployment.parts
         }
 
     def async_slots(self, endpoint: Endpoint, deployment: Deployment) -> int:
         """Asynchronous invocations that a deployment can work on at once, when all its instances are up."""
         if deployment.asynchronous is None:
             return 0
+        sizes = self.sizes(endpoint, deployment)
+        # A pipeline takes no more than the narrowest of its containers.
         return sum(
-            max(1, wanted.max) * worker_concurrency(deployment.asynchronous, wanted.processes)
-            for wanted in self.sizes(endpoint, deployment).values()
+            min(
+                max(1, wanted.max) * worker_concurrency(deployment.asynchronous, wanted.processes)
+                for wanted in (sizes[part.name] for part in variant.parts)
+            )
+            for variant in deployment.variants
         )
 
     async def publish(self) -> None:
@@ -196,15 +201,17 @@ class Publisher:
             for deployment in running(endpoint.desired, endpoint.observed):
                 sizes = self.sizes(endpoint, deployment)
                 for variant in deployment.variants:
-                    prepared = prepared_of(endpoint.observed, deployment, variant.name)
-                    if prepared is None:
-                        continue
-                    name = deployment.fleet(endpoint.record.place.region, endpoint.record.name, variant.name)
-                    share = self.share(variant, deployment.asynchronous)
-                    fleets[name] = self._fleet(endpoint.record, variant, share, prepared, sizes[variant.name])
-                    if deployment.asynchronous is not None:
-                        fleets[name]["worker"]["max_payload_bytes"] = ASYNC_MAX_BYTES
-                    _add_zygote(zygotes, fleets[name], prepared, variant)
+                    for part in variant.parts:
+                        prepared = prepared_of(endpoint.observed, deployment, part.name)
+                        if prepared is None:
+                            continue
+                        name = deployment.fleet(endpoint.record.place.region, endpoint.record.name, part.name)
+                        share = self.share(part, deployment.asynchronous)
+                        fleets[name] = self._fleet(endpoint.record, part, share, prepared, sizes[part.name])
+                        _among(fleets[name], name, len(variant.parts))
+                        if deployment.asynchronous is not None:
+                            fleets[name]["worker"]["max_payload_bytes"] = ASYNC_MAX_BYTES
+                        _add_zygote(zygotes, fleets[name], prepared, part)
         for job in jobs:
             prepared = job.observed.prepared
             if prepared is not None and runs(job.desired, job.observed):
@@ -238,7 +245,7 @@ class Publisher:
         )
         return {
             "endpoint": record.name,
-            "variant": variant.name,
+            "variant": variant.production_variant,
             "min": wanted.min,
             "max": max(wanted.max, 1),
             "processes_per_instance": share.processes,
@@ -247,7 +254,7 @@ class Publisher:
             "prefixes": list(prepared.prefixes),
             "worker": {
                 "endpoint_name": record.name,
-                "variant_name": variant.name,
+                "variant_name": variant.production_variant,
                 "framework": prepared.framework,
                 "model_dir": model_dir,
                 "code_dir": code_dir,
@@ -272,11 +279,21 @@ class Publisher:
             "label": {
                 "region": record.place.region,
                 "endpoint": record.name,
-                "variant": variant.name,
+                "variant": variant.production_variant,
                 "instance_type": variant.instance_type,
                 "serverless_mib": variant.serverless.memory_mib if variant.serverless else 0,
             },
         }
+
+
+def _among(fleet: dict[str, Any], name: str, containers: int) -> None:
+    """One of an instance's `containers`: they share its limits, so that it is no larger than a single one's."""
+    if containers == 1:
+        return
+    fleet["group"] = account_of(name)
+    fleet["pids"] = PIDS * containers
+    fleet["worker"]["memory_bytes"] //= containers  # what a server that holds many models keeps to by itself
+    fleet["environ"] = {"SAGEMAKER_SAFE_PORT_RANGE": SAFE_PORTS, **fleet["environ"]}
 
 
 def _add_zygote(zygotes: dict[str, Any], fleet: Mapping[str, Any], prepared: Prepared, variant: Variant) -> None:

@@ -12,6 +12,8 @@ from enum import StrEnum
 
 from clary.domain.asynchronous import AsyncConfig, Bounds
 from clary.domain.capture import Capture
+from clary.domain.containers import ExecutionMode
+from clary.domain.fleet_name import CONTAINER_MARK, part_name
 from clary.domain.routing import RoutingStrategy
 
 
@@ -77,6 +79,23 @@ class Variant:
     volume_gib: int = 30
     strategy: RoutingStrategy = RoutingStrategy.LEAST_OUTSTANDING_REQUESTS
     network_isolation: bool = False
+    further: tuple[Container, ...] = ()  # of a model of several containers: those behind `container`, in order
+    mode: ExecutionMode = ExecutionMode.SERIAL
+
+    @property
+    def parts(self) -> tuple[Variant, ...]:
+        """One variant a container, each under its fleet's name for it; itself where it has one container only."""
+        if not self.further:
+            return (self,)
+        return tuple(
+            replace(self, name=part_name(self.name, one.hostname), container=one, further=())
+            for one in (self.container, *self.further)
+        )
+
+    @property
+    def production_variant(self) -> str:
+        """The name that the API knows, of a variant or of a part of one."""
+        return self.name.partition(CONTAINER_MARK)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +108,11 @@ class Deployment:
     asked_at: str = ""  # ISO 8601
     asynchronous: AsyncConfig | None = None
     capture: Capture | None = None
+
+    @property
+    def parts(self) -> tuple[Variant, ...]:
+        """Of all variants: what has a fleet each."""
+        return tuple(part for variant in self.variants for part in variant.parts)
 
     def fleet(self, region: str, endpoint: str, variant: str) -> str:
         return f"{region}/{endpoint}/{variant}/{self.number}"
@@ -145,7 +169,7 @@ class Observed:
     serving: Deployment | None = None
     routed: Deployment | None = None  # what the proxy has been told to route to; `serving` once it has confirmed
     retiring: tuple[Deployment, ...] = ()  # no longer routed to, still draining
-    prepared: dict[str, Prepared] = field(default_factory=dict)  # by "number/variant"
+    prepared: dict[str, Prepared] = field(default_factory=dict)  # by "number/part"
     revision: int = -1  # of the desired state that is in force
     failed_number: int = 0  # the deployment that was given up, with its reason
     failure_reason: str = ""

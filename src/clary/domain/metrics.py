@@ -198,6 +198,12 @@ def of_growth(growth: Mapping[int, int], instances: int) -> dict[str, tuple[str,
     return made | _multi_model(growth)
 
 
+def container_latency(growth: Mapping[int, int]) -> dict[str, tuple[str, Sample]]:
+    """The time that a container took, of what its own counters grew by (guide, "Logs and metrics of pipelines")."""
+    sample = _latency(growth, MODEL_LATENCY_AT, growth.get(INDEX["model_latency_us"], 0))
+    return {} if sample is None else {"ContainerLatency": ("Microseconds", sample)}
+
+
 # Of multi-model endpoints: metric -> (what was counted, what its times came to); within one look each is the mean.
 MODEL_TIMES = {
     "ModelLoadingWaitTime": ("model_misses", "model_wait_us"),

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from clary.proxy.dispatch import Dispatcher
 
 START_FAILURES = 2  # starts of a sleeping variant that may fail before those who wait are told
-CONTAINER = "primary"
 
 
 class Roster:
@@ -114,5 +113,5 @@ class Roster:
         while pool.waiting:
             exchange = pool.waiting.popleft()
             pool.inside -= 1
-            refusal = model_error(pool.region, self._account, pool.endpoint, 500, why, CONTAINER)
+            refusal = model_error(pool.region, self._account, pool.endpoint, 500, why, pool.container)
             self._dispatcher.refuse_waiting(exchange, refusal)

@@ -42,6 +42,7 @@ class Worker:
     address: Path
     log: Path
     plain: bool  # started without a zygote
+    limited_as: str = ""  # whose control group its instance's is
     state: State = State.STARTING
     pid: int = 0
     pid_start_ticks: int = 0

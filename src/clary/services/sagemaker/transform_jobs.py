@@ -31,7 +31,7 @@ from clary.domain.transform_plan import (
 )
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
 from clary.services.sagemaker import models
-from clary.services.sagemaker.deployments import container_of
+from clary.services.sagemaker.deployments import containers_of
 from clary.services.sagemaker.listing import query_of
 from clary.store.codec import decode, encode
 from clary.store.resources import Record, Resources, find, new_deployment_number
@@ -92,6 +92,8 @@ class TransformJobs:
             model = find(connection, models.KIND, context.place, request["ModelName"])
             if model is None:
                 raise NotFound(models.KIND, context.place.arn(models.KIND, request["ModelName"]))
+            if len(models.containers(model.desired)) > 1:
+                raise Unsupported("a transform job with a model of several containers", "give a model of one")
             if models.holds_many(model):
                 raise Invalid("ModelName", f"Model {model.name} is MultiModel: a transform job takes one model.")
             encoded: Mapping[str, Any] = encode(
@@ -276,7 +278,7 @@ def _check_processing(handling: Handling) -> Handling:
 
 def _variant(request: Members, model: Record) -> Variant:
     """The job's instances as a variant: the model's container with the job's environment over it."""
-    container = container_of(model)
+    container = containers_of(model)[0]
     resources = request["TransformResources"]
     told = {"SAGEMAKER_BATCH": "true"}
     if request.get("MaxPayloadInMB") is not None:
