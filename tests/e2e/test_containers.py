@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
+import signal
 import threading
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import joblib
 import numpy
 import pytest
 import xgboost
-from botocore.exceptions import ClientError
-from conftest import ROLE, Clary, instance, wait_for
+from botocore.exceptions import ClientError, ReadTimeoutError
+from conftest import ROLE, Clary, instance, serverless, signal_to, wait_for
 from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
 
@@ -45,8 +48,6 @@ def transform_fn(model, body, content_type, accept, context):
             return ("piece%d " % n for n in range(3)), "application/x-" + NAME
     attributes = context.get_request_header(0, "X-Amzn-SageMaker-Custom-Attributes") or ""
     context.set_response_header(0, "X-Amzn-SageMaker-Custom-Attributes", attributes + NAME)
-    if word == "large":
-        return str(len(text)), "application/x-" + NAME
     return "%s>%s(%s %s %s)" % (text, NAME, content_type, accept, attributes), "application/x-" + NAME
 """
 SCALER = """
@@ -135,6 +136,7 @@ class Load:
 
 def test_a_pipeline_predicts_as_the_libraries_do(clary: Clary) -> None:
     rows, labels = load_breast_cancer(return_X_y=True)
+    rows = rows.astype("float32")  # as the scikit-learn container reads text
     scaler = StandardScaler().fit(rows)
     booster = xgboost.train(
         {"objective": "binary:logistic", "seed": 7}, xgboost.DMatrix(scaler.transform(rows), labels)
@@ -199,3 +201,277 @@ def test_large_bodies_pass_between_containers(clary: Clary, pipeline: str) -> No
     assert len(clary.invoke(pipeline, "large:c:3000000", "text/plain")) == 3_000_000
     with pytest.raises(ClientError, match=r"from b with message .*exceeds 26214400 bytes"):
         clary.invoke(pipeline, "large:b:26214401", "text/plain")
+
+
+def test_the_last_container_streams(clary: Clary, pipeline: str) -> None:
+    answer = clary.client("sagemaker-runtime").invoke_endpoint_with_response_stream(
+        EndpointName=pipeline, Body="pieces:c:", ContentType="text/plain"
+    )
+    pieces = [event["PayloadPart"]["Bytes"] for event in answer["Body"]]
+    assert b"".join(pieces) == b"piece0 piece1 piece2 "
+    assert answer["ContentType"] == "application/x-c"
+
+
+def test_a_client_that_leaves_frees_every_slot(clary: Clary, pipeline: str) -> None:
+    impatient = clary.client("sagemaker-runtime", read_timeout=1)
+    with pytest.raises(ReadTimeoutError):
+        impatient.invoke_endpoint(EndpointName=pipeline, Body="sleep:b:3", ContentType="text/plain")
+
+    def inside() -> int:
+        fleets = json.loads(clary.run("status", "--json").stdout)["fleets"]
+        return sum(one["inside"] for fleet, one in fleets.items() if fleet.split("/")[1] == pipeline)
+
+    wait_for(lambda: inside() == 0, 10, "the slots to be free")
+    assert clary.invoke(pipeline, "x", "text/plain").startswith(b"x>a")
+
+
+def test_a_killed_container_is_repaired_under_load(clary: Clary, pipeline: str) -> None:
+    before = worker_of(clary, pipeline, "b")
+    with Load(lambda: clary.invoke(pipeline, "x", "text/plain")) as load:
+        signal_to(before["pid"], signal.SIGKILL)
+        wait_for(lambda: worker_of(clary, pipeline, "b")["pid"] != before["pid"], 30, "its successor")
+        count = len(load.answers)
+        wait_for(lambda: len(load.answers) > count + 20, 30, "answers of the successor")
+    assert all(answer.startswith(b"x>a(") and b">c(" in answer for answer in load.answers)
+    for error in load.errors:  # those that the killed process had read
+        assert error.response["Error"]["Code"] == "ModelError"
+        assert " from b " in error.response["Error"]["Message"]
+    assert len(load.errors) <= 8
+
+
+def test_logs_and_the_command_line_name_the_container(clary: Clary, pipeline: str) -> None:
+    clary.invoke(pipeline, "x", "text/plain")
+    group = f"/aws/sagemaker/Endpoints/{pipeline}"
+
+    def streams() -> set[str]:
+        found = clary.client("logs").describe_log_streams(logGroupName=group)["logStreams"]
+        return {stream["logStreamName"] for stream in found}
+
+    wanted = {f"AllTraffic/{worker_of(clary, pipeline, name)['worker']}/{name}" for name in "abc"}
+    wait_for(lambda: wanted <= streams(), 20, "the containers' log streams")
+    rows = [row for row in json.loads(clary.run("ps", "--json").stdout) if row.get("endpoint") == pipeline]
+    assert {(row["variant"], row["container"]) for row in rows} == {("AllTraffic", name) for name in "abc"}
+    wait_for(lambda: "/b asked b" in clary.run("logs", pipeline).stdout, 20, "the container in clary logs")
+
+
+def test_a_container_that_cannot_start_is_named(clary: Clary, uri: str) -> None:
+    name = model(clary, step(uri, "a"), step(uri, "second", BROKEN="1"))
+    endpoint = clary.endpoint(clary.config(instance(name)), wait=False)
+    state = clary.settled(endpoint)
+    assert state["EndpointStatus"] == "Failed"
+    assert state["FailureReason"].startswith(
+        "The second container for production variant AllTraffic did not pass the ping health check."
+    )
+    assert "no model today" in state["FailureReason"]
+    clary.delete(endpoint)
+    assert not clary.workers(endpoint)
+
+
+def test_an_update_under_load_loses_no_request(clary: Clary, uri: str, forest_uri: str) -> None:
+    endpoint = deploy(clary, model(clary, step(uri, "a"), step(uri, "b")))
+    sagemaker = clary.client("sagemaker")
+    with Load(lambda: clary.invoke(endpoint, "5.1,3.5,1.4,0.2", "text/csv")) as load:
+        for target in (
+            model(clary, step(uri, "c"), step(uri, "b"), step(uri, "a")),
+            clary.model(forest_uri, "clary/sklearn"),
+            model(clary, step(uri, "b"), step(uri, "a")),
+        ):
+            config = clary.config(instance(target))
+            sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+            state = clary.settled(endpoint)
+            assert state["EndpointConfigName"] == config, state
+            count = len(load.answers)
+            wait_for(lambda count=count: len(load.answers) > count + 10, 30, "answers of the new fleet")
+    assert load.errors == []
+    generations = wait_for(
+        lambda: (found := {w["fleet"].rpartition("/")[2] for w in clary.workers(endpoint)}) and len(found) == 1,
+        30,
+        "one",
+    )
+    assert generations
+    clary.delete(endpoint)
+
+
+def test_all_containers_sleep_wake_together_and_cost_one_instance(clary: Clary, uri: str) -> None:
+    tags = {"clary:scale-to-zero": "true", "clary:keep-alive-s": "0.5"}
+    endpoint = deploy(clary, model(clary, *(step(uri, name) for name in "abcd")), tags)
+    clary.invoke(endpoint, "x", "text/plain")
+    for _ in range(2):
+        wait_for(lambda: not clary.workers(endpoint), 30, "all containers to sleep")
+        assert clary.invoke(endpoint, "x", "text/plain").count(b">") == 4
+    journal = [json.loads(line) for line in (clary.data / "journal" / "workers.jsonl").read_text().splitlines()]
+    mine = [event for event in journal if event.get("fleet", "").split("/")[1:2] == [endpoint]]
+    started = [event["at_ns"] for event in mine if event["event"] == "started"][-4:]
+    first_ready = min(event["at_ns"] for event in mine if event["event"] == "ready" and event["at_ns"] > started[0])
+    assert len(started) == 4
+    assert max(started) < first_ready, "the others began before the first was there"
+    wait_for(lambda: not clary.workers(endpoint), 30, "all containers to sleep")
+    clary.delete(endpoint)
+
+    def billed() -> int:
+        told = json.loads(clary.run("cost", "--json").stdout)["sums"]
+        return sum(one["quantity"] for one in told if one["endpoint"] == endpoint)
+
+    journal = [json.loads(line) for line in (clary.data / "journal" / "workers.jsonl").read_text().splitlines()]
+    mine = [event for event in journal if event.get("fleet", "").split("/")[1:2] == [endpoint]]
+    lived_ns = length([(one["at_ns"], end_of(mine, one)) for one in mine if one["event"] == "started"])
+    wait_for(lambda: billed() == lived_ns, 20, f"a bill of {lived_ns} ns, one instance's time")
+    assert json.loads(clary.run("cost", "--verify", "--json").stdout)["exact"] is True
+
+
+def end_of(events: list[dict[str, Any]], started: dict[str, Any]) -> int:
+    found = (one for one in events if one["event"] == "exited" and one["worker"] == started["worker"])
+    return int(next(found)["at_ns"])
+
+
+def length(spans: list[tuple[int, int]]) -> int:
+    """Of the union of (start, end) spans."""
+    total, reached = 0, 0
+    for start, end in sorted(spans):
+        total += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+# -- direct mode ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def direct(clary: Clary, uri: str) -> str:
+    return deploy(clary, model(clary, *(step(uri, name) for name in "abc"), mode="Direct"))
+
+
+def test_the_caller_chooses_the_container(clary: Clary, direct: str) -> None:
+    for name in "cab":
+        told = clary.invoke(direct, "x", "text/plain", TargetContainerHostname=name, Accept="text/x-mine").decode()
+        assert told == f"x>{name}(text/plain text/x-mine )"
+    with pytest.raises(ClientError, match="from b with message") as caught:
+        clary.invoke(direct, "raise:b:", "text/plain", TargetContainerHostname="b")
+    assert caught.value.response["Error"]["Code"] == "ModelError"
+
+
+def test_a_container_must_be_named_where_one_may_be(clary: Clary, direct: str, pipeline: str) -> None:
+    cases = [
+        (direct, {}, "TargetContainerHostname is required"),
+        (direct, {"TargetContainerHostname": "z"}, "Container z is not present in endpoint .*; it has a, b, c"),
+        (pipeline, {"TargetContainerHostname": "a"}, "only allowed for direct mode endpoints"),
+        (direct, {"TargetContainerHostname": "a", "TargetModel": "m"}, "does not support target model header"),
+        (pipeline, {"SessionId": "NEW_SESSION"}, "SessionId is not supported by pipelines"),
+    ]
+    for endpoint, options, text in cases:
+        with pytest.raises(ClientError, match=text) as caught:
+            clary.invoke(endpoint, "x", "text/plain", **options)
+        assert caught.value.response["Error"]["Code"] == "ValidationError"
+
+
+# -- what is recorded ----------------------------------------------------------------------------------
+
+
+def test_metrics_tell_the_whole_and_each_container(clary: Clary, pipeline: str, direct: str) -> None:
+    for _ in range(3):
+        clary.invoke(pipeline, "sleep:b:0.2", "text/plain")
+        clary.invoke(direct, "sleep:b:0.2", "text/plain", TargetContainerHostname="b")
+    cloudwatch = clary.client("cloudwatch")
+
+    def sums(endpoint: str, metric: str, container: str = "") -> tuple[float, float]:
+        dimensions = {"EndpointName": endpoint, "VariantName": "AllTraffic"}
+        if container:
+            dimensions["ContainerName"] = container
+        points = cloudwatch.get_metric_statistics(
+            Namespace="AWS/SageMaker",
+            MetricName=metric,
+            Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+            StartTime=datetime.now(UTC) - timedelta(hours=1),
+            EndTime=datetime.now(UTC) + timedelta(minutes=2),
+            Period=60,
+            Statistics=["Sum", "SampleCount"],
+        )["Datapoints"]
+        return sum(point["Sum"] for point in points), sum(point["SampleCount"] for point in points)
+
+    wait_for(lambda: sums(pipeline, "ContainerLatency", "b")[0] > 600_000, 20, "the time of container b")
+    wait_for(lambda: sums(direct, "ContainerLatency", "b")[0] > 600_000, 20, "the time of container b")
+    for endpoint in (pipeline, direct):
+        assert sums(endpoint, "ModelLatency")[0] >= 600_000
+        of_containers = sum(sums(endpoint, "ContainerLatency", name)[0] for name in "abc")
+        assert sums(endpoint, "ModelLatency")[0] == pytest.approx(of_containers, rel=0.2)
+    assert sums(pipeline, "ModelLatency")[1] == sums(pipeline, "Invocations")[0]
+    assert sums(pipeline, "Invocations", "b")[1] == 0
+    assert sums(direct, "Invocations", "b")[0] >= 3
+    assert sums(direct, "Invocations")[0] >= sum(sums(direct, "Invocations", name)[0] for name in "abc")
+
+
+def test_capture_keeps_the_callers_input_and_the_last_output(clary: Clary, uri: str) -> None:
+    clary.client("s3").create_bucket(Bucket="captured")
+    config = f"c-{uuid.uuid4().hex[:10]}"
+    clary.client("sagemaker").create_endpoint_config(
+        EndpointConfigName=config,
+        ProductionVariants=[instance(model(clary, step(uri, "a"), step(uri, "b")))],
+        DataCaptureConfig={
+            "EnableCapture": True,
+            "InitialSamplingPercentage": 100,
+            "DestinationS3Uri": "s3://captured/all",
+            "CaptureOptions": [{"CaptureMode": "InputAndOutput"}],
+            "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv", "application/x-b"]},
+        },
+    )
+    endpoint = clary.endpoint(config)
+    answer = clary.invoke(endpoint, "1,2", "text/csv").decode()
+    s3 = clary.client("s3")
+
+    def captured() -> Any:
+        found = s3.list_objects_v2(Bucket="captured", Prefix=f"all/{endpoint}/").get("Contents", [])
+        return found and s3.get_object(Bucket="captured", Key=found[0]["Key"])["Body"].read()
+
+    told = json.loads(wait_for(captured, 60, "the captured call").splitlines()[0])["captureData"]
+    assert told["endpointInput"]["data"] == "1,2"
+    assert told["endpointInput"]["observedContentType"] == "text/csv"
+    assert told["endpointOutput"]["data"] == answer
+    assert told["endpointOutput"]["observedContentType"] == "application/x-b"
+    clary.delete(endpoint)
+
+
+# -- what is refused -----------------------------------------------------------------------------------
+
+
+def test_what_makes_no_model_is_refused_by_name(clary: Clary, uri: str) -> None:
+    cases: list[tuple[list[dict[str, Any]], str, str]] = [
+        (
+            [step(uri, "a", hostname=False), step(uri, "b", hostname=False)],
+            "Direct",
+            "Direct needs a ContainerHostname",
+        ),
+        ([step(uri, "a"), step(uri, "a")], "Direct", '"a" was non-unique'),
+        ([step(uri, "a"), step(uri, "b", hostname=False)], "Serial", "for every one .* or for none"),
+        (
+            [step(uri, "a", BIG="x" * 1000), *(step(uri, f"b{n}", **big(16)) for n in range(2))],
+            "",
+            "over all containers",
+        ),
+        ([step(uri, "a")], "Direct", "at least two Containers"),
+        ([], "", "A model needs a PrimaryContainer"),
+    ]
+    for containers, mode, text in cases:
+        with pytest.raises(ClientError, match=text) as caught:
+            model(clary, *containers, mode=mode)
+        assert caught.value.response["Error"]["Code"] == "ValidationException"
+    with pytest.raises(ClientError, match="either PrimaryContainer or Containers"):
+        clary.client("sagemaker").create_model(
+            ModelName="both", ExecutionRoleArn=ROLE, PrimaryContainer=step(uri, "a"), Containers=[step(uri, "b")]
+        )
+
+
+def big(kib: int) -> dict[str, str]:
+    return {f"V{n}": "x" * 1021 for n in range(kib)}
+
+
+def test_serverless_takes_no_pipeline(clary: Clary, uri: str) -> None:
+    name = model(clary, step(uri, "a"), step(uri, "b"))
+    with pytest.raises(ClientError, match="several containers is not supported for serverless"):
+        clary.config(serverless(name))
+
+
+def test_one_container_of_containers_is_a_primary_one(clary: Clary, uri: str) -> None:
+    endpoint = deploy(clary, model(clary, step(uri, "only")))
+    assert clary.invoke(endpoint, "x", "text/plain", Accept="text/plain") == b"x>only(text/plain text/plain )"
+    assert [worker["fleet"].split("/")[2] for worker in clary.ready(endpoint)] == ["AllTraffic"]
+    clary.delete(endpoint)

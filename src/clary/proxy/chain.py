@@ -75,6 +75,7 @@ class Chain:
         self.pools = [dispatcher.pools[one.fleet] for one in route.containers]
         self._account: Slot = self.pools[0].meter
         self.fields = fields
+        self._handed = fields  # those of the present step
         self.body = body
         self.body_bytes = len(body)
         self.arrived_ns = arrived_ns
@@ -100,7 +101,7 @@ class Chain:
             pool.arrived(now_s)
         for pool in self.pools[1:]:
             pool.inside += 1
-        refusal = self._enter(self.fields, self.body)
+        refusal = self._enter(self.body)
         if refusal is not None:
             self._leave()
             return refusal
@@ -110,12 +111,12 @@ class Chain:
             self.body = b""  # the step has it
         return None
 
-    def _enter(self, fields: Iterable[bytes], body: bytes) -> Refusal | None:
+    def _enter(self, body: bytes) -> Refusal | None:
         pool, last = self.pools[self.place], self.place == len(self.pools) - 1
         if self.place:
             pool.inside -= 1  # from here on the step holds the place
         target = self.wish.target if pool.route.multi_model else ""
-        head = b"".join(step_fields(fields, last)) + b"Content-Length: %d\r\n\r\n" % len(body)
+        head = b"".join(step_fields(self._handed, last)) + b"Content-Length: %d\r\n\r\n" % len(body)
         request = (head if target else FIRST_LINE + head) + body
         self.step = step = Step(self, pool, request, len(body), not last)
         step.stream = last and self.wish.stream
@@ -128,8 +129,8 @@ class Chain:
         self.left_s = max(0.0, self.left_s - model_us / 1e6)
         self.patience_s = max(0.0, self.patience_s - (step.sent_ns - step.arrived_ns) / 1e9)
         self.place += 1
-        self.fields = handed_on(self.fields, content_type, attributes)
-        refusal = self._enter(self.fields, body)
+        self._handed = handed_on(self._handed, content_type, attributes)
+        refusal = self._enter(body)
         if refusal is not None:
             self.refuse(refusal)
 

@@ -74,6 +74,7 @@ class Roster:
                 if found is not None:
                     found.routable = False
             case "exited":
+                pool.asked_at_s = 0.0  # what was asked for has come and gone: it may be asked for again at once
                 self._forget(worker_id)
                 if was_starting:
                     self._start_failed(pool, event)
