@@ -71,3 +71,30 @@ def check(members: Sequence[Member], mode: ExecutionMode) -> None:
 def names(hostnames: Sequence[str]) -> tuple[str, ...]:
     """What the containers are called: by their hostnames, or by their places from 1 on."""
     return tuple(hostname or f"container-{place}" for place, hostname in enumerate(hostnames, 1))
+
+
+# -- what a pipeline's containers are sent ---------------------------------------------------------
+
+ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+Headers = Sequence[tuple[str, str]]  # lower-case names
+
+
+def headers_for(headers: Headers, last: bool) -> list[tuple[str, str]]:
+    """Those that a container gets: the caller's Accept is for the last one; those before it choose by
+    SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT or by their own default, as the toolkits of AWS's images do.
+
+    # in the middle: no Accept; see test_only_the_last_container_gets_the_callers_accept
+    """
+    return list(headers) if last else [(name, value) for name, value in headers if name != "accept"]
+
+
+def handed_on(headers: Headers, content_type: str, attributes: str) -> list[tuple[str, str]]:
+    """The headers after a container has answered: the type of what it made, and its custom attributes where it gave
+    some. An answer without a type hands on none."""
+    replaced = {"content-type"} | ({ATTRIBUTES} if attributes else set())
+    kept = [(name, value) for name, value in headers if name not in replaced]
+    if content_type:
+        kept.append(("content-type", content_type))
+    if attributes:
+        kept.append((ATTRIBUTES, attributes))
+    return kept

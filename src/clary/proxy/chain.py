@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from clary.domain.containers import handed_on, headers_for
 from clary.domain.routing import VariantRoute
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import Refusal
@@ -28,8 +29,6 @@ from clary.proxy.meter import Answered, Slot
 if TYPE_CHECKING:
     from clary.proxy.dispatch import Dispatcher
     from clary.proxy.server import FrontConnection
-
-ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
 
 
 class Step(Exchange):
@@ -75,7 +74,7 @@ class Chain:
         self.pools = [dispatcher.pools[one.fleet] for one in route.containers]
         self._account: Slot = self.pools[0].meter
         self.fields = fields
-        self._handed = fields  # those of the present step
+        self._headers = _headers(fields)  # those of the present step
         self.body = body
         self.body_bytes = len(body)
         self.arrived_ns = arrived_ns
@@ -116,7 +115,7 @@ class Chain:
         if self.place:
             pool.inside -= 1  # from here on the step holds the place
         target = self.wish.target if pool.route.multi_model else ""
-        head = b"".join(step_fields(self._handed, last)) + b"Content-Length: %d\r\n\r\n" % len(body)
+        head = _head(headers_for(self._headers, last), len(body))
         request = (head if target else FIRST_LINE + head) + body
         self.step = step = Step(self, pool, request, len(body), not last)
         step.stream = last and self.wish.stream
@@ -129,7 +128,7 @@ class Chain:
         self.left_s = max(0.0, self.left_s - model_us / 1e6)
         self.patience_s = max(0.0, self.patience_s - (step.sent_ns - step.arrived_ns) / 1e9)
         self.place += 1
-        self._handed = handed_on(self._handed, content_type, attributes)
+        self._headers = handed_on(self._headers, content_type.decode("latin-1"), attributes.decode("latin-1"))
         refusal = self._enter(body)
         if refusal is not None:
             self.refuse(refusal)
@@ -203,24 +202,11 @@ class Chain:
         return Answered(status, self.model_us, overhead_us, self.body_bytes, response_bytes, False)
 
 
-def step_fields(fields: Iterable[bytes], last: bool) -> list[bytes]:
-    """The header lines of a step: all but the caller's Accept, which is for the last one.
-
-    # in the middle: no Accept; see test_only_the_last_container_gets_the_callers_accept
-    """
-    return list(fields) if last else [line for line in fields if _name(line) != b"accept"]
+def _headers(fields: Iterable[bytes]) -> list[tuple[str, str]]:
+    pairs = (field.decode("latin-1").partition(":") for field in fields)
+    return [(name.strip().lower(), value.strip()) for name, _, value in pairs]
 
 
-def handed_on(fields: Iterable[bytes], content_type: bytes, attributes: bytes) -> list[bytes]:
-    """The lines for the next container: the type of what it is sent, and the attributes that the one before it gave."""
-    replaced = {b"content-type"} | ({ATTRIBUTES} if attributes else set())
-    kept = [line for line in fields if _name(line) not in replaced]
-    if content_type:
-        kept.append(b"content-type: %b\r\n" % content_type)
-    if attributes:
-        kept.append(b"%b: %b\r\n" % (ATTRIBUTES, attributes))
-    return kept
-
-
-def _name(line: bytes) -> bytes:
-    return line.partition(b":")[0].strip().lower()
+def _head(headers: Iterable[tuple[str, str]], length_bytes: int) -> bytes:
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    return "".join([*lines, f"content-length: {length_bytes}\r\n\r\n"]).encode("latin-1")

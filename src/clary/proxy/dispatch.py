@@ -15,13 +15,14 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from clary import tables
+from clary.domain.containers import ATTRIBUTES
 from clary.domain.routing import EndpointRoute, RouteTable, VariantRoute, choose, parse_table, target
 from clary.paths import Layout
 from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import Refusal
 from clary.proxy.capture import Call, CaptureSpool
-from clary.proxy.chain import ATTRIBUTES, Chain
+from clary.proxy.chain import Chain
 from clary.proxy.deadlines import Deadlines
 from clary.proxy.fleets import Fleets
 from clary.proxy.forward import Exchange, Upstream, model_error, readable
@@ -180,7 +181,7 @@ class Dispatcher:
         if exchange.worker is not None:
             self._proven_alive(exchange.worker)
         model_us = (now_ns - exchange.sent_ns) // 1000
-        content_type, attributes = headers.get(b"content-type", b""), headers.get(ATTRIBUTES, b"")
+        content_type, attributes = headers.get(b"content-type", b""), headers.get(ATTRIBUTES.encode(), b"")
         exchange.chain.passed(exchange, content_type, attributes, body, model_us)
         self._release(exchange)
 
