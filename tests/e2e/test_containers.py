@@ -431,6 +431,53 @@ def test_capture_keeps_the_callers_input_and_the_last_output(clary: Clary, uri: 
     clary.delete(endpoint)
 
 
+def test_asynchronous_invocations_travel_the_pipeline(clary: Clary, uri: str) -> None:
+    s3, sagemaker = clary.client("s3"), clary.client("sagemaker")
+    s3.create_bucket(Bucket="queued")
+    config = f"c-{uuid.uuid4().hex[:10]}"
+    asked = {
+        "EndpointConfigName": config,
+        "ProductionVariants": [instance(model(clary, *(step(uri, name) for name in "abc")))],
+        "AsyncInferenceConfig": {
+            "OutputConfig": {"S3OutputPath": "s3://queued/out", "S3FailurePath": "s3://queued/bad"}
+        },
+    }
+    sagemaker.create_endpoint_config(**asked)
+    endpoint = clary.endpoint(config)
+
+    def put(number: int, body: str) -> dict[str, Any]:
+        s3.put_object(Bucket="queued", Key=f"in/{number}", Body=body.encode(), ContentType="text/plain")
+        told: dict[str, Any] = clary.client("sagemaker-runtime").invoke_endpoint_async(
+            EndpointName=endpoint, InputLocation=f"s3://queued/in/{number}", Accept="text/x-mine"
+        )
+        return told
+
+    def read(location: str) -> Any:
+        try:
+            return s3.get_object(Bucket="queued", Key=location.removeprefix("s3://queued/"))
+        except s3.exceptions.NoSuchKey:
+            return None
+
+    whole = [put(number, f"x{number}") for number in range(12)]
+    large, bad = put(12, "large:a:3000000"), put(13, "raise:b:")
+    for number, told in enumerate(whole):
+        answer = wait_for(lambda told=told: read(told["OutputLocation"]), 30, "an output")
+        assert answer["Body"].read().decode() == (
+            f"x{number}>a(text/plain application/json )>b(application/x-a application/json a)"
+            ">c(application/x-b text/x-mine ab)"
+        )
+        assert answer["ContentType"] == "application/x-c"
+    found = wait_for(lambda: read(large["OutputLocation"]), 30, "the large output")["Body"].read()
+    assert found.startswith(b"x" * 3_000_000 + b">b(")
+    reason = wait_for(lambda: read(bad["FailureLocation"]), 30, "the failure")["Body"].read().decode()
+    assert reason.startswith('Received server error (500) from b with message "')
+    clary.delete(endpoint)
+    each = model(clary, *(step(uri, name) for name in "ab"), mode="Direct")
+    asked |= {"EndpointConfigName": config + "d", "ProductionVariants": [instance(each)]}
+    with pytest.raises(ClientError, match="InvokeEndpointAsync has no TargetContainerHostname"):
+        sagemaker.create_endpoint_config(**asked)
+
+
 # -- what is refused -----------------------------------------------------------------------------------
 
 

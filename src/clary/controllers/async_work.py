@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clary.domain.asynchronous import ASYNC_MAX_BYTES, MAX_INLINE_BYTES, Invocation, Outcome, Told
 from clary.domain.containers import ATTRIBUTES, Headers, handed_on, headers_for
-from clary.domain.errors import NotFound
+from clary.domain.errors import NotFound, StoreFailed
 from clary.domain.names import S3Uri, parse_s3_uri
 from clary.runtimes.leases import Place, Used
 from clary.store.object_info import ObjectInfo, ObjectMetadata
@@ -125,9 +125,8 @@ class AsyncWork:
                     reason = f'Received {kind} error ({status}) from {worker.container} with message "{text}".'
                     break
                 if isinstance(sink, _Kept):
-                    headers = handed_on(
-                        headers, answer.headers.get("content-type", ""), answer.headers.get(ATTRIBUTES, "")
-                    )
+                    told = answer.headers
+                    headers = handed_on(headers, told.get("content-type", ""), told.get(ATTRIBUTES, ""))
                     sent, length_bytes = sink.chunks, sink.size_bytes
                 elif taken.session is None:  # a 2xx without a body never called for its sink
                     taken.begin(answer.headers)
@@ -209,7 +208,7 @@ class _Kept:
     """A response that is the next container's request; in memory while it is small."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.SpooledTemporaryFile(CHUNK_BYTES, dir=folder)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(CHUNK_BYTES, dir=str(folder))  # noqa: SIM115
         self.size_bytes = 0
 
     def begin(self, _headers: Mapping[str, str]) -> _Kept:
@@ -219,7 +218,10 @@ class _Kept:
         self.size_bytes += len(data)
         if self.size_bytes > ASYNC_MAX_BYTES:
             raise ValueError(f"its body is larger than {ASYNC_MAX_BYTES} bytes")
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise StoreFailed("keeping what a container has made", detail=str(error)) from error
 
     def chunks(self) -> Iterator[bytes]:
         self._file.seek(0)
