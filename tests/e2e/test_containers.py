@@ -478,6 +478,50 @@ def test_asynchronous_invocations_travel_the_pipeline(clary: Clary, uri: str) ->
         sagemaker.create_endpoint_config(**asked)
 
 
+def test_a_transform_job_takes_each_batch_through_the_pipeline(clary: Clary, uri: str) -> None:
+    s3, sagemaker = clary.client("s3"), clary.client("sagemaker")
+    s3.create_bucket(Bucket="batches")
+    lines = [f"{number},x" for number in range(40)]
+    s3.put_object(Bucket="batches", Key="in/good.csv", Body="\n".join(lines).encode())
+
+    def job(prefix: str, model_name: str, **more: Any) -> dict[str, Any]:
+        name = f"t-{uuid.uuid4().hex[:10]}"
+        source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://batches/{prefix}"}}
+        sagemaker.create_transform_job(
+            TransformJobName=name,
+            ModelName=model_name,
+            BatchStrategy="SingleRecord",
+            TransformInput={"DataSource": source, "ContentType": "text/csv", "SplitType": "Line"},
+            TransformOutput={"S3OutputPath": f"s3://batches/{name}", "Accept": "text/x-mine", "AssembleWith": "Line"},
+            TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+            **more,
+        )
+
+        def over() -> Any:
+            told = sagemaker.describe_transform_job(TransformJobName=name)
+            return told["TransformJobStatus"] != "InProgress" and told
+
+        found: dict[str, Any] = wait_for(over, 60, f"{name} to end")
+        return found
+
+    name = model(clary, step(uri, "a"), step(uri, "b"))
+    told = job("in/", name, Environment={"SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "text/x-between"})
+    assert told["TransformJobStatus"] == "Completed", told
+    output = s3.get_object(Bucket="batches", Key=f"{told['TransformJobName']}/good.csv.out")["Body"].read().decode()
+    travelled = ">a(text/csv text/x-between )>b(application/x-a text/x-mine a)"
+    assert output.splitlines() == [line + travelled for line in lines]
+    s3.put_object(Bucket="batches", Key="bad/bad.csv", Body=b"1,x\nraise:b:\n3,x")
+    told = job("bad/", name)
+    assert told["TransformJobStatus"] == "Failed"
+    assert "bad.csv line 2: container b answered 500" in told["FailureReason"]
+    told = job("in/", model(clary, step(uri, "a"), step(uri, "b", BROKEN="1")))
+    assert told["FailureReason"].startswith("AlgorithmError: The b container did not pass the ping health check.")
+    wait_for(lambda: not clary.workers(f"transform-job:{told['TransformJobName']}"), 30, "its workers to go")
+    with pytest.raises(ClientError, match="Mode Direct"):
+        job("in/", model(clary, step(uri, "a"), step(uri, "b"), mode="Direct"))
+    wait_for(lambda: json.loads(clary.run("cost", "--verify", "--json").stdout)["exact"], 20, "an exact bill")
+
+
 # -- what is refused -----------------------------------------------------------------------------------
 
 

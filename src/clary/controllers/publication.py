@@ -17,7 +17,7 @@ from typing import Any
 from clary import tables
 from clary.domain.asynchronous import ASYNC_MAX_BYTES, AsyncConfig, most_processes, worker_concurrency
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
-from clary.domain.fleet_name import TRANSFORM_JOB, account_of, transform_fleet
+from clary.domain.fleet_name import TRANSFORM_JOB, account_of, parse_fleet_name, transform_fleet
 from clary.domain.isolation import zygote_environ, zygote_key
 from clary.domain.placement import Host, Share, fit_instance, fit_serverless
 from clary.domain.prices import PriceBook
@@ -70,6 +70,14 @@ class TransformJob:
     @property
     def fleet(self) -> str:
         return transform_fleet(self.record.place.region, self.record.name, self.desired.number)
+
+    @property
+    def fleets(self) -> tuple[str, ...]:
+        """Of its model's containers, in order; the job's own where there is one only."""
+        whole = parse_fleet_name(self.fleet)
+        several = bool(self.desired.variant.further)
+        names = [part.container.hostname if several else "" for part in self.desired.variant.parts]
+        return tuple(str(replace(whole, container=name)) for name in names)
 
 
 def read_job(record: Record) -> TransformJob:
@@ -213,15 +221,17 @@ class Publisher:
                             fleets[name]["worker"]["max_payload_bytes"] = ASYNC_MAX_BYTES
                         _add_zygote(zygotes, fleets[name], prepared, part)
         for job in jobs:
-            prepared = job.observed.prepared
-            if prepared is not None and runs(job.desired, job.observed):
-                variant = job.desired.variant
-                full = variant.instance_count * self.share(variant).processes
-                fleet = self._fleet(job.record, variant, self.share(variant), prepared, FleetSize(full, full, full))
+            if job.observed.prepared is None or not runs(job.desired, job.observed):
+                continue
+            all_prepared = (job.observed.prepared, *job.observed.further)
+            for name, part, prepared in zip(job.fleets, job.desired.variant.parts, all_prepared, strict=True):
+                full = part.instance_count * self.share(part).processes
+                fleet = self._fleet(job.record, part, self.share(part), prepared, FleetSize(full, full, full))
+                _among(fleet, name, len(all_prepared))
                 fleet["worker"] |= {"transform": True, "max_payload_bytes": max_body_bytes(job.desired.handling)}
                 fleet["drain_s"] = JOB_DRAIN_S
-                fleets[job.fleet] = fleet
-                _add_zygote(zygotes, fleet, prepared, variant)
+                fleets[name] = fleet
+                _add_zygote(zygotes, fleet, prepared, part)
         return {"generation": self._generation, "fleets": fleets, "zygotes": zygotes}
 
     def _fleet(

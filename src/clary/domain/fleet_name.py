@@ -61,5 +61,5 @@ def account_of(fleet: str) -> str:
 
 
 def transform_fleet(region: str, job: str, number: int) -> str:
-    """The fleet of a transform job's instances."""
+    """The fleet of a transform job's instances; where its model has several containers, their account."""
     return str(FleetName(region, f"{TRANSFORM_JOB}:{job}", TRANSFORM_VARIANT, str(number)))
