@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import threading
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -88,7 +90,27 @@ def uri(clary: Clary) -> str:
 
 
 @pytest.fixture(scope="module")
-def pipeline(clary: Clary, uri: str) -> str:
+def captured(clary: Clary, uri: str) -> tuple[str, str]:
+    """An endpoint that captures, and its answer to one call: made early, because delivery takes its time."""
+    clary.client("s3").create_bucket(Bucket="captured")
+    config = f"c-{uuid.uuid4().hex[:10]}"
+    clary.client("sagemaker").create_endpoint_config(
+        EndpointConfigName=config,
+        ProductionVariants=[instance(model(clary, step(uri, "a"), step(uri, "b")))],
+        DataCaptureConfig={
+            "EnableCapture": True,
+            "InitialSamplingPercentage": 100,
+            "DestinationS3Uri": "s3://captured/all",
+            "CaptureOptions": [{"CaptureMode": "InputAndOutput"}],
+            "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv", "application/x-b"]},
+        },
+    )
+    endpoint = clary.endpoint(config)
+    return endpoint, clary.invoke(endpoint, "1,2", "text/csv").decode()
+
+
+@pytest.fixture(scope="module")
+def pipeline(clary: Clary, uri: str, captured: tuple[str, str]) -> str:
     return deploy(clary, model(clary, *(step(uri, name) for name in "abc")))
 
 
@@ -100,6 +122,12 @@ def worker_of(clary: Clary, endpoint: str, container: str) -> dict[str, Any]:
 
     found: dict[str, Any] = wait_for(find, 30, f"a ready worker of {container}")[0]
     return found
+
+
+def control_groups(pid: int, endpoint: str) -> set[Path]:
+    """The folders of the endpoint's control groups that a process is in."""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    return {Path("/sys/fs/cgroup") / names / path.lstrip("/") for _, names, path in lines if f"~{endpoint}~" in path}
 
 
 class Load:
@@ -166,8 +194,11 @@ def test_a_pipeline_predicts_as_the_libraries_do(clary: Clary) -> None:
     assert [image["SpecifiedImage"] for image in images["DeployedImages"]] == ["clary/sklearn", "clary/xgboost"]
     fleets = {worker["fleet"].split("/")[2] for worker in clary.ready(endpoint)}
     assert fleets == {"AllTraffic+container-1", "AllTraffic+container-2"}
+    groups = control_groups(clary.ready(endpoint)[0]["pid"], endpoint)
+    assert bool(groups) == bool(clary.isolation()["cgroup_version"])
     clary.delete(endpoint)
     assert not clary.workers(endpoint)
+    wait_for(lambda: not any(group.exists() for group in groups), 20, "its control groups to go")
 
 
 def test_each_container_gets_the_answer_of_the_one_before(clary: Clary, pipeline: str) -> None:
@@ -253,6 +284,20 @@ def test_logs_and_the_command_line_name_the_container(clary: Clary, pipeline: st
     rows = [row for row in json.loads(clary.run("ps", "--json").stdout) if row.get("endpoint") == pipeline]
     assert {(row["variant"], row["container"]) for row in rows} == {("AllTraffic", name) for name in "abc"}
     wait_for(lambda: "/b asked b" in clary.run("logs", pipeline).stdout, 20, "the container in clary logs")
+
+
+def test_every_container_has_walls_of_its_own_and_they_share_the_instances_limits(clary: Clary, pipeline: str) -> None:
+    walls = clary.isolation()
+    if not walls["own_uid"] or not walls["cgroup_version"]:
+        pytest.skip("this host has no uid or no control group for each worker")
+    pids = [worker_of(clary, pipeline, name)["pid"] for name in "abc"]
+    uids = {Path(f"/proc/{pid}/status").read_text().partition("Uid:")[2].split()[0] for pid in pids}
+    roots = {os.stat(f"/proc/{pid}/ns/mnt").st_ino for pid in pids}
+    assert len(uids) == len(roots) == 3
+    groups = [control_groups(pid, pipeline) for pid in pids]
+    assert groups[0] == groups[1] == groups[2]
+    assert {group.name for group in groups[0]} == {groups[0].pop().name}
+    assert all("+" not in group.name for group in groups[1])
 
 
 def test_a_container_that_cannot_start_is_named(clary: Clary, uri: str) -> None:
@@ -401,29 +446,15 @@ def test_metrics_tell_the_whole_and_each_container(clary: Clary, pipeline: str, 
     assert sums(direct, "Invocations")[0] >= sum(sums(direct, "Invocations", name)[0] for name in "abc")
 
 
-def test_capture_keeps_the_callers_input_and_the_last_output(clary: Clary, uri: str) -> None:
-    clary.client("s3").create_bucket(Bucket="captured")
-    config = f"c-{uuid.uuid4().hex[:10]}"
-    clary.client("sagemaker").create_endpoint_config(
-        EndpointConfigName=config,
-        ProductionVariants=[instance(model(clary, step(uri, "a"), step(uri, "b")))],
-        DataCaptureConfig={
-            "EnableCapture": True,
-            "InitialSamplingPercentage": 100,
-            "DestinationS3Uri": "s3://captured/all",
-            "CaptureOptions": [{"CaptureMode": "InputAndOutput"}],
-            "CaptureContentTypeHeader": {"CsvContentTypes": ["text/csv", "application/x-b"]},
-        },
-    )
-    endpoint = clary.endpoint(config)
-    answer = clary.invoke(endpoint, "1,2", "text/csv").decode()
+def test_capture_keeps_the_callers_input_and_the_last_output(clary: Clary, captured: tuple[str, str]) -> None:
+    endpoint, answer = captured
     s3 = clary.client("s3")
 
-    def captured() -> Any:
+    def delivered() -> Any:
         found = s3.list_objects_v2(Bucket="captured", Prefix=f"all/{endpoint}/").get("Contents", [])
         return found and s3.get_object(Bucket="captured", Key=found[0]["Key"])["Body"].read()
 
-    told = json.loads(wait_for(captured, 60, "the captured call").splitlines()[0])["captureData"]
+    told = json.loads(wait_for(delivered, 60, "the captured call").splitlines()[0])["captureData"]
     assert told["endpointInput"]["data"] == "1,2"
     assert told["endpointInput"]["observedContentType"] == "text/csv"
     assert told["endpointOutput"]["data"] == answer
