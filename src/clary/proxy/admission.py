@@ -133,9 +133,11 @@ class Pool:
         return min(len(self.workers) + needed, self.route.max_workers)
 
     def idle_workers(self, now_s: float) -> list[Worker]:
-        """Workers that have been idle for longer than the keep-alive says, never below min_workers."""
+        """Workers that have been idle for longer than the keep-alive says, never below min_workers; of a container none
+        while somebody is on the way to it."""
         policy = self.route.keep_alive
-        if policy is None or self.waiting:
+        coming = self.route.container and self.inside > len(self.in_flight)
+        if policy is None or self.waiting or coming:
             return []
         limit_s = 0.0 if self.parked else keep_alive_s(policy, self.gaps_s)
         idle = [w for w in self.workers.values() if w.routable and not w.outstanding]
