@@ -206,6 +206,7 @@ def test_c2_killed_at_a_step_of_delete_endpoint(patient: Patient, step: str) -> 
     patient.try_to("delete_endpoint", EndpointName=name)
     patient.disarmed()
     patient.gone(name)
+    assert not patient.one.exists(name)
 
 
 @pytest.mark.timeout(60 + 20 * KILLS)
@@ -280,3 +281,5 @@ def test_c3_killed_at_any_moment_of_update_endpoint(patient: Patient, updating: 
         ended.append(update(patient, updating, at_any_moment(patient, dice)))
         print(f"{number + 1} {ended[-1]}", flush=True)
     print(f"seed={SEED} kills={KILLS} new={ended.count('new')} old={ended.count('old')}")
+    assert len(ended) == KILLS
+    assert set(ended) <= {"new", "old"}

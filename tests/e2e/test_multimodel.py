@@ -147,7 +147,8 @@ def transform_fn(model, body, content_type, accept):
 
 def test_a_dead_worker_takes_its_models_and_they_come_back(many: Many, endpoint: str) -> None:
     many.invoke(endpoint, "tenant-1/model.tar.gz")
-    signal_to(many.clary.ready(endpoint)[0]["pid"], signal.SIGKILL)
+    victim = many.clary.ready(endpoint)[0]["pid"]
+    signal_to(victim, signal.SIGKILL)
 
     def answers() -> bool:
         try:
@@ -156,6 +157,8 @@ def test_a_dead_worker_takes_its_models_and_they_come_back(many: Many, endpoint:
             return False
 
     wait_for(answers, 30, "the model to be loaded again")
+    assert victim not in [one["pid"] for one in many.clary.ready(endpoint)]
+    assert float(many.invoke(endpoint, "tenant-1/model.tar.gz")) == pytest.approx(2.0)
 
 
 def test_a_new_proxy_finds_what_is_loaded(many: Many, endpoint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 import uuid
 from typing import Any
@@ -350,12 +351,37 @@ def test_jobs_are_listed_filtered_and_sorted_and_tagged(bench: Bench) -> None:
     assert caught.value.response["Error"]["Code"] == "ResourceInUse"
 
 
+def test_capture_leaves_manifests_of_inputs_and_outputs(bench: Bench) -> None:
+    bench.put("captured/in", **{"a.csv": "1\n", "deep/b.csv": "2\n"})
+    place = f"s3://{bench.bucket}/captured/seen/"
+    bench.run("captured", bench.echo, DataCaptureConfig={"DestinationS3Uri": place})
+    listed = bench.s3.list_objects_v2(Bucket=bench.bucket, Prefix="captured/seen/")["Contents"]
+    found = {}
+    for one in listed:
+        kind, *hour, name = one["Key"].removeprefix("captured/seen/").split("/")
+        assert re.fullmatch(r"\d{4}/\d\d/\d\d/\d\d", "/".join(hour))
+        assert name.endswith(".json")
+        found[kind] = json.loads(bench.s3.get_object(Bucket=bench.bucket, Key=one["Key"])["Body"].read())
+    assert found == {
+        "input": [{"prefix": f"s3://{bench.bucket}/captured/in/"}, "a.csv", "deep/b.csv"],
+        "output": [{"prefix": f"s3://{bench.bucket}/captured/out/"}, "a.csv.out", "deep/b.csv.out"],
+    }
+    gone = bench.ended(bench.create("captured", bench.echo, DataCaptureConfig={"DestinationS3Uri": "s3://no-such/x"}))
+    assert gone["TransformJobStatus"] == "Failed"
+    assert "DestinationS3Uri does not exist" in gone["FailureReason"]
+
+
 @pytest.mark.parametrize(
     ("members", "why"),
     [
         ({"MaxPayloadInMB": 101}, "larger than 100"),
         ({"MaxPayloadInMB": 60, "MaxConcurrentTransforms": 2}, "larger than 100"),
-        ({"DataCaptureConfig": {"DestinationS3Uri": "s3://x/y"}}, "DataCaptureConfig is not supported"),
+        ({"DataCaptureConfig": {"DestinationS3Uri": "s3://x/y", "KmsKeyId": "k"}}, "KmsKeyId is not supported"),
+        ({"DataCaptureConfig": {"DestinationS3Uri": "https://x/y"}}, "only s3:// URIs"),
+        (
+            {"DataCaptureConfig": {"DestinationS3Uri": "s3://x/y", "GenerateInferenceId": True}},
+            "GenerateInferenceId is not supported",
+        ),
         ({"TransformOutput": {"KmsKeyId": "k"}}, "KmsKeyId is not supported"),
         ({"TransformResources": {"VolumeKmsKeyId": "k"}}, "VolumeKmsKeyId is not supported"),
         ({"TransformResources": {"InstanceType": "ml.m4.xlarge"}}, "price catalogue"),

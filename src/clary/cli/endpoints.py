@@ -201,8 +201,8 @@ def park(
     """Let an endpoint's workers go, each when it is idle; the next request wakes it. Real time needs a tag."""
     local = Local(data_dir(data))
     chosen = region or local.settings().region
-    known = [fleet for fleet in local.proxy("facts")["fleets"] if fleet.startswith(f"{chosen}/{endpoint}/")]
-    if not known:
+    fleets = local.proxy("facts")["fleets"]
+    if not any(one["endpoint"] == endpoint and fleet.startswith(f"{chosen}/") for fleet, one in fleets.items()):
         fail(f"no endpoint {endpoint} is routed to in {chosen}; `clary status` lists them")
     stopped = local.proxy("park", region=chosen, endpoint=endpoint)["stopped"]
     if stopped:

@@ -122,8 +122,8 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
     rows = []
     for fleet, one in sorted(traffic["fleets"].items()):
         of = parse_fleet_name(fleet)
-        name = f"{of.variant} {of.container}".rstrip()
-        rows.append((of.endpoint, name, of.region, one["ready"], one["starting"], one["inside"], one["waiting"]))
+        shown = f"{of.variant}/{one['component']}" if one["component"] else f"{of.variant} {of.container}".rstrip()
+        rows.append((one["endpoint"], shown, of.region, one["ready"], one["starting"], one["inside"], one["waiting"]))
     if rows:
         print_table("", ("ENDPOINT", "VARIANT", "REGION", "READY", "STARTING", "INSIDE", "WAITING"), rows)
     else:

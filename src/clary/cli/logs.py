@@ -17,17 +17,21 @@ POLL_S = 0.3
 
 
 def logs(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's or, with --job, the transform job's name.")],
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name; see --job and --component.")],
     job: Annotated[bool, typer.Option("--job", help="The name is a transform job's.")] = False,
+    component: Annotated[bool, typer.Option("--component", help="The name is an inference component's.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print what comes.")] = False,
     tail: Annotated[int, typer.Option("--tail", "-n", help="The last so many lines; 0 for all.")] = 100,
     region: Annotated[str | None, typer.Option(help="Region of the endpoint.", show_default="us-east-1")] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the logs of an endpoint's or a job's workers."""
+    """Print the logs of an endpoint's, an inference component's or a job's workers."""
     client = Clients(Local(data_dir(data)), region)("logs")
-    group = "/aws/sagemaker/TransformJobs" if job else f"/aws/sagemaker/Endpoints/{endpoint}"
+    if job and component:
+        fail("--job and --component exclude each other")
+    kind = "InferenceComponents" if component else "Endpoints"
+    group = "/aws/sagemaker/TransformJobs" if job else f"/aws/sagemaker/{kind}/{endpoint}"
     streams = f"{endpoint}/" if job else ""
     try:
         events = _events(client, group, streams, 0)

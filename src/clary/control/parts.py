@@ -23,6 +23,7 @@ from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
 from clary.controllers.calls import CallController
 from clary.controllers.capture import CaptureDelivery
+from clary.controllers.component_places import ComponentPlaces
 from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
@@ -68,6 +69,7 @@ from clary.services.logs import Logs
 from clary.services.s3.service import S3
 from clary.services.sagemaker.endpoint_configs import EndpointConfigs
 from clary.services.sagemaker.endpoints import Endpoints, observed_of
+from clary.services.sagemaker.inference_components import InferenceComponents
 from clary.services.sagemaker.models import Models
 from clary.services.sagemaker.service import SageMaker
 from clary.services.sagemaker.tags import Tags
@@ -130,6 +132,14 @@ class Control:
             layout.snapshots,
         )
         self.endpoints = EndpointController(layout, self.resources, self.runtime, self.preparation, self.publisher)
+        self.components = EndpointController(
+            layout,
+            self.resources,
+            self.runtime,
+            self.preparation,
+            self.publisher,
+            ComponentPlaces(self.resources, self.prices),
+        )
         self.transforms = TransformController(
             layout,
             self.resources,
@@ -210,10 +220,12 @@ class Control:
             models=lambda: model_gauges.ask(layout.proxy_socket),
         )
         self.log_tail = LogTail(layout.worker_logs, log_store, settings.account, self._workers)
+        models = Models(self.resources, ObjectPresence(self.objects))
         sagemaker = SageMaker(
-            Models(self.resources, ObjectPresence(self.objects)),
+            models,
             EndpointConfigs(self.resources, self.prices),
             Endpoints(self.resources, now, self._instances),
+            InferenceComponents(self.resources, models, self.prices, now, self._ready_instances),
             transform_jobs,
             Tags(self.resources),
         )
@@ -266,6 +278,7 @@ class Control:
 
     def _fleet_changed(self, fleet: str) -> None:
         self.endpoints.fleet_changed(fleet)
+        self.components.fleet_changed(fleet)
         self.transforms.fleet_changed(fleet)
         self.metering.poke()
         self.log_tail.poke()
@@ -283,6 +296,11 @@ class Control:
     def _instances(self, account: str) -> int:
         """How many instances of an account run, whichever of their containers do."""
         return len({worker["instance"] for worker in self._workers() if account_of(worker["fleet"]) == account})
+
+    def _ready_instances(self, fleet: str) -> int:
+        """How many instances of a fleet have a worker that takes requests."""
+        ready = (worker for worker in self._workers() if worker["fleet"] == fleet and worker["state"] == "ready")
+        return len({worker["instance"] for worker in ready})
 
     async def _queues(self) -> list[Queue]:
         """The queues of all asynchronous endpoints in service."""
@@ -315,6 +333,8 @@ class Control:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.endpoints.loop.run())
             tasks.create_task(self.endpoints.watch())
+            tasks.create_task(self.components.loop.run())
+            tasks.create_task(self.components.watch())
             tasks.create_task(self.transforms.loop.run())
             tasks.create_task(self.transforms.watch())
             tasks.create_task(self.deliveries.run())

@@ -1,5 +1,7 @@
 """Makes endpoints what they should be: prepare, start, prove, route, drain, stop. Every step may be repeated.
 
+Inference components go the same way, with copies for instances: a second controller has them.
+
 Each look at an endpoint takes it one step further and commits what is so before it acts on it, so that a crash
 between any two lines is picked up by the next look. Failpoints name the places where a test lets the process die.
 """
@@ -11,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from clary.controllers.component_places import ComponentPlaces
 from clary.controllers.loop import Key, Loop
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Endpoint, Publisher, ask_proxy, read
-from clary.domain.endpoint import Deployment, Observed, prepared_of
+from clary.domain.endpoint import Observed, prepared_of
+from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, parse_fleet_name
 from clary.domain.rollout import Verdict, rolling_out, running, verdict
 from clary.failpoints import failpoint
 from clary.paths import Layout
@@ -24,13 +28,12 @@ from clary.store.resources import Record, Resources
 
 log = logging.getLogger(__name__)
 
-KIND = "endpoint"
 DRAIN_LOOK_S = 0.05
 SLOW_LOOK_S = 1.0
 
 
 class EndpointController:
-    """One level-triggered loop over all endpoints, keyed by uid."""
+    """One level-triggered loop over all endpoints, keyed by uid; or with `places` over all inference components."""
 
     def __init__(
         self,
@@ -39,13 +42,16 @@ class EndpointController:
         runtime: ProcessRuntime,
         preparation: Preparation,
         publisher: Publisher,
+        places: ComponentPlaces | None = None,
     ) -> None:
+        self._kind = ENDPOINT if places is None else INFERENCE_COMPONENT
+        self._places = places
         self._layout = layout
         self._resources = resources
         self._runtime = runtime
         self._preparation = preparation
         self._publisher = publisher
-        self.loop = Loop("endpoints", self.reconcile)
+        self.loop = Loop(f"{self._kind}s", self.reconcile)
         self._by_name: dict[tuple[str, str], int] = {}
         self._published: dict[int, str] = {}  # uid -> fingerprint of what the tables hold of it
 
@@ -57,7 +63,7 @@ class EndpointController:
             if not await self._resources.changed_since(version, timeout_s=30.0):
                 seen = {}
             version = self._resources.version
-            found = {record.uid: (record, tags) for record, tags in await self._resources.all_with_tags(KIND)}
+            found = {record.uid: (record, tags) for record, tags in await self._resources.all_with_tags(self._kind)}
             for uid, pair in found.items():
                 self._by_name[pair[0].place.region, pair[0].name] = uid
                 if seen.get(uid) != pair:
@@ -66,8 +72,8 @@ class EndpointController:
 
     def fleet_changed(self, fleet: str) -> None:
         """A worker of `fleet` changed its state."""
-        region, name, _, _ = fleet.split("/")
-        uid = self._by_name.get((region, name))
+        name = parse_fleet_name(fleet)
+        uid = self._by_name.get((name.region, name.owner)) if name.kind == self._kind else None
         if uid is not None:
             self.loop.add(uid)
 
@@ -79,8 +85,11 @@ class EndpointController:
         endpoint = read(*found)
         if endpoint.desired.deleted:
             return await self._remove(endpoint)
+        problem = ""
+        if self._places is not None:
+            endpoint, problem = await self._places.look(endpoint)
         if rolling_out(endpoint.desired, endpoint.observed):
-            return await self._roll_out(endpoint)
+            return await self._give_up(endpoint, problem) if problem else await self._roll_out(endpoint)
         after_s = await self._retire(endpoint) if endpoint.observed.retiring else None
         await self._publish_if_changed(endpoint)
         return after_s
@@ -103,11 +112,11 @@ class EndpointController:
             failpoint("endpoint.after_prepared")
         await self._publish_if_changed(endpoint)
         failpoint("endpoint.after_launch")
-        views = {part.name: self._runtime.view(self._fleet(endpoint, target, part.name)) for part in target.parts}
+        views = {part.name: self._runtime.view(endpoint.fleet(target, part.name)) for part in target.parts}
         for part in target.parts:
             wanted = self._publisher.sizes(endpoint, target)[part.name]
             if views[part.name].live < wanted.proof and not wanted.min:
-                await self._runtime.request("ensure", fleet=self._fleet(endpoint, target, part.name), n=wanted.proof)
+                await self._runtime.request("ensure", fleet=endpoint.fleet(target, part.name), n=wanted.proof)
         outcome, failed = verdict(self._publisher.sizes(endpoint, target), views)
         if outcome is Verdict.FAILED:
             return await self._give_up(endpoint, views[failed].reason)
@@ -141,7 +150,7 @@ class EndpointController:
         failpoint("endpoint.after_in_service")
         log.info("endpoint=%s event=in_service number=%d", endpoint.record.name, target.number)
         for part in target.parts:
-            self._runtime.forget(self._fleet(endpoint, target, part.name))
+            self._runtime.forget(endpoint.fleet(target, part.name))
         await self._publish_if_changed(endpoint)
         return DRAIN_LOOK_S if retiring else None
 
@@ -160,7 +169,12 @@ class EndpointController:
     async def _give_up(self, endpoint: Endpoint, reason: str) -> float | None:
         target = endpoint.desired.target
         observed = replace(
-            endpoint.observed, failed_number=target.number, failure_reason=reason, progress="", routed=None
+            endpoint.observed,
+            failed_number=target.number,
+            failed_revision=endpoint.desired.revision,
+            failure_reason=reason,
+            progress="",
+            routed=None,
         )
         if endpoint.observed.serving is not None:
             observed = replace(observed, routed=endpoint.observed.serving)
@@ -178,10 +192,7 @@ class EndpointController:
         left = tuple(
             deployment
             for deployment in endpoint.observed.retiring
-            if any(
-                facts.get(self._fleet(endpoint, deployment, part.name), {}).get("inside", 0)
-                for part in deployment.parts
-            )
+            if any(facts.get(endpoint.fleet(deployment, part.name), {}).get("inside", 0) for part in deployment.parts)
         )
         if len(left) == len(endpoint.observed.retiring):
             return DRAIN_LOOK_S
@@ -199,21 +210,18 @@ class EndpointController:
         """Takes the endpoint out of both tables; when its last worker has gone, forgets it."""
         await self._publish_if_changed(endpoint)
         failpoint("endpoint.after_removal_published")
-        prefix = f"{endpoint.record.place.region}/{endpoint.record.name}/"
+        prefix = f"{endpoint.record.place.region}/{endpoint.owner}/"
         if any(event["fleet"].startswith(prefix) for event in self._runtime.workers.values()):
             return SLOW_LOOK_S
         for fleet in [fleet for fleet in self._runtime.failures if fleet.startswith(prefix)]:
             self._runtime.forget(fleet)
-        await self._resources.remove(KIND, endpoint.record.place, endpoint.record.name)
+        await self._resources.remove(self._kind, endpoint.record.place, endpoint.record.name)
         self._published.pop(endpoint.record.uid, None)
         self._by_name.pop((endpoint.record.place.region, endpoint.record.name), None)
         log.info("endpoint=%s event=deleted", endpoint.record.name)
         return None
 
     # -- small steps -----------------------------------------------------------------------------
-
-    def _fleet(self, endpoint: Endpoint, deployment: Deployment, part: str) -> str:
-        return deployment.fleet(endpoint.record.place.region, endpoint.record.name, part)
 
     async def _report(self, endpoint: Endpoint, observed: Observed, touch: bool = False) -> Endpoint:
         body: Mapping[str, Any] = encode(observed)

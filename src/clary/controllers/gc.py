@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from clary.domain.endpoint import Observed
-from clary.domain.fleet_name import TRANSFORM_JOB
+from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, TRANSFORM_JOB
 from clary.domain.transform_job import CLEARED, TransformObserved
 from clary.paths import Layout
 from clary.store.codec import decode
@@ -58,7 +58,7 @@ class GarbageCollector:
     async def collect(self) -> int:
         """One look; how many folders went."""
         wanted: set[str] = set()
-        for record in await self._resources.all("endpoint"):
+        for record in [*await self._resources.all(ENDPOINT), *await self._resources.all(INFERENCE_COMPONENT)]:
             for prepared in decode(Observed, record.observed).prepared.values():
                 wanted |= {prepared.model_dir, prepared.code_dir, prepared.cache_dir}
                 wanted |= set(prepared.additional_dirs.values())

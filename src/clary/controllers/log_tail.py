@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clary.domain.fleet_name import TRANSFORM_JOB, FleetName, parse_fleet_name
+from clary.domain.fleet_name import INFERENCE_COMPONENT, TRANSFORM_JOB, FleetName, parse_fleet_name
 from clary.domain.names import Place
 from clary.store.log_segments import NewEvent
 from clary.store.logs import LogStore
@@ -58,6 +58,8 @@ def group_of(fleet: FleetName) -> str:
     """The log group of a fleet (SageMaker developer guide, "Amazon CloudWatch Logs for Amazon SageMaker AI")."""
     if fleet.kind == TRANSFORM_JOB:
         return "/aws/sagemaker/TransformJobs"
+    if fleet.kind == INFERENCE_COMPONENT:
+        return f"/aws/sagemaker/InferenceComponents/{fleet.owner}"
     return f"/aws/sagemaker/Endpoints/{fleet.endpoint}"
 
 

@@ -27,9 +27,9 @@ from clary.controllers.model_gauges import Instances, of_instances
 from clary.controllers.process_gauges import Gauge, ProcessGauges
 from clary.domain import ledger as money
 from clary.domain.errors import StoreFailed
-from clary.domain.fleet_name import ENDPOINT, account_of, parse_fleet_name
+from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, account_of, parse_fleet_name
 from clary.domain.ledger import FleetBook, Label, Life
-from clary.domain.metrics import ZEROS, Metric, Sample, constant, container_latency, of_growth, of_values
+from clary.domain.metrics import ZEROS, Metric, Sample, constant, container_latency, of_component, of_growth, of_values
 from clary.domain.names import Place
 from clary.domain.prices import PriceBook
 from clary.domain.usage import Usage
@@ -37,7 +37,7 @@ from clary.failpoints import failpoint
 from clary.paths import Layout
 from clary.store import ledger as rows
 from clary.store.database import Database
-from clary.store.raw_usage import CounterFile, JournalFile, JournalPart, Mark, heartbeat_ns
+from clary.store.raw_usage import CounterFile, JournalFile, JournalPart, Mark, heartbeat_ns, instance_of
 from clary.store.series import KEPT_S, MINUTE_S, Series, prune
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ BOOKS_KEPT = 1000
 
 VARIANT_METRICS = "AWS/SageMaker"
 INSTANCE_METRICS = "/aws/sagemaker/Endpoints"
+COMPONENT_METRICS = "/aws/sagemaker/InferenceComponents"
 TRANSFORM_METRICS = "/aws/sagemaker/TransformJobs"
 
 Workers = Callable[[], Iterable[Mapping[str, Any]]]
@@ -259,7 +260,7 @@ class Metering:
         kind = event["event"]
         if kind not in ("started", "exited"):
             return
-        fleet, instance = account_of(event["fleet"]), int(event["instance"])
+        fleet, instance = instance_of(event)
         if kind == "exited":
             book = change.book(connection, fleet)
             change.books[fleet] = money.exited(book, instance, event["worker"], event["at_ns"])
@@ -289,7 +290,7 @@ class Metering:
             place, variant = self._variant(usage.fleet)
             container = parse_fleet_name(usage.fleet).container
             own = tuple(sorted((*variant, ("ContainerName", container))))
-            scopes = [(variant, of_growth(growth, self._instances(change, usage.fleet)))]
+            scopes = [(variant, self._samples(change, usage.fleet, growth))]
             if container:
                 # A pipeline's requests are counted in its variant's account, its steps here; in direct mode each
                 # request is its container's, and the variant's too.
@@ -298,6 +299,12 @@ class Metering:
             for dimensions, made in scopes:
                 for name, (unit, sample) in made.items():
                     self._series.add(connection, place, Metric(VARIANT_METRICS, name, dimensions, unit), at_s, sample)
+
+    def _samples(self, change: _Change, fleet: str, growth: Mapping[int, int]) -> dict[str, tuple[str, Sample]]:
+        if parse_fleet_name(fleet).kind != INFERENCE_COMPONENT:
+            return of_growth(growth, self._instances(change, fleet))
+        # Its workers' time is its host's, so its own book knows no lives: what runs now is counted.
+        return of_component(growth, len({one["instance"] for one in self._workers() if one["fleet"] == fleet}))
 
     def _instances(self, change: _Change, fleet: str) -> int:
         """Instances of the fleet's variant, over all its generations."""
@@ -308,6 +315,8 @@ class Metering:
     def _variant(self, fleet: str) -> tuple[Place, tuple[tuple[str, str], ...]]:
         name = parse_fleet_name(fleet)
         place = Place(self._account, name.region)
+        if name.kind == INFERENCE_COMPONENT:
+            return place, (("InferenceComponentName", name.owner),)
         return place, (("EndpointName", name.endpoint), ("VariantName", name.variant))
 
     def _end_minute(self, connection: Connection, change: _Change, look: Look, lived: set[str]) -> None:
@@ -326,6 +335,8 @@ class Metering:
             namespace, of = INSTANCE_METRICS, parse_fleet_name(gauge.fleet)
             if of.kind != ENDPOINT:
                 namespace, dimensions = TRANSFORM_METRICS, (("Host", f"{of.owner}/{gauge.instance}"),)
+            if of.kind == INFERENCE_COMPONENT:
+                namespace, dimensions = COMPONENT_METRICS, (("InferenceComponentName", of.owner),)
             values = {"CPUUtilization": gauge.cpu_percent}
             memory_bytes = self._memory_bytes(change.book(connection, gauge.fleet))
             if memory_bytes:

@@ -16,13 +16,22 @@ from typing import Any
 
 from clary import tables
 from clary.domain.asynchronous import ASYNC_MAX_BYTES, AsyncConfig, most_processes, worker_concurrency
+from clary.domain.component import Component
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
-from clary.domain.fleet_name import TRANSFORM_JOB, account_of, parse_fleet_name, transform_fleet
+from clary.domain.fleet_name import (
+    ENDPOINT,
+    INFERENCE_COMPONENT,
+    TRANSFORM_JOB,
+    account_of,
+    owner_name,
+    parse_fleet_name,
+    transform_fleet,
+)
 from clary.domain.isolation import zygote_environ, zygote_key
-from clary.domain.placement import Host, Share, fit_instance, fit_serverless
+from clary.domain.placement import Host, Share, fit_copy, fit_instance, fit_serverless
 from clary.domain.prices import PriceBook
-from clary.domain.rollout import FleetSize, rolling_out, route, running, size
-from clary.domain.routing import RouteTable
+from clary.domain.rollout import FleetSize, component_route, rolling_out, route, running, size
+from clary.domain.routing import RouteTable, VariantRoute
 from clary.domain.transform_job import CLEARED, TransformDesired, TransformObserved, runs
 from clary.domain.transform_plan import max_body_bytes
 from clary.failpoints import failpoint
@@ -41,11 +50,19 @@ JOB_DRAIN_S = 1.0  # a job's workers go when nobody waits for what they compute
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One stored endpoint, decoded."""
+    """One stored endpoint or inference component, decoded."""
 
     record: Record
     desired: Desired
     observed: Observed
+
+    @property
+    def owner(self) -> str:
+        """Its part of its fleets' names."""
+        return owner_name(self.record.kind, self.record.name)
+
+    def fleet(self, deployment: Deployment, variant: str) -> str:
+        return deployment.fleet(self.record.place.region, self.owner, variant)
 
 
 def read(record: Record, tags: Mapping[str, str]) -> Endpoint:
@@ -126,7 +143,10 @@ class Publisher:
             return fit_serverless(variant.serverless.memory_mib, self._host())
         processes = variant.container.environment.get("SAGEMAKER_MODEL_SERVER_WORKERS", "")
         count = int(processes) if processes.isdigit() and int(processes) > 0 else None
-        return fit_instance(self._prices.instances[variant.instance_type], self._host(), count)
+        kind = self._prices.instances[variant.instance_type]
+        if variant.requirements is not None:
+            return fit_copy(variant.requirements, kind, self._host(), count)
+        return fit_instance(kind, self._host(), count)
 
     def sizes(self, endpoint: Endpoint, deployment: Deployment) -> dict[str, FleetSize]:
         """The workers each part of a deployment should have now."""
@@ -168,11 +188,14 @@ class Publisher:
             self._done = covers
 
     async def _publish(self) -> None:
-        endpoints = [read(record, tags) for record, tags in await self._resources.all_with_tags("endpoint")]
+        endpoints, components = [
+            [read(record, tags) for record, tags in await self._resources.all_with_tags(kind)]
+            for kind in (ENDPOINT, INFERENCE_COMPONENT)
+        ]
         self._generation += 1
         jobs = [read_job(record) for record in await self._resources.unfinished(TRANSFORM_JOB, CLEARED)]
-        launch = self._launch_table(endpoints, jobs)
-        routes = self._route_table(endpoints)
+        launch = self._launch_table([*endpoints, *components], jobs)
+        routes = self._route_table(endpoints, components)
         failpoint("publication.before_launch_table")
         await asyncio.to_thread(tables.write, self._layout.launch_table, launch)
         failpoint("publication.after_launch_table")
@@ -184,7 +207,8 @@ class Publisher:
 
     # -- the tables ------------------------------------------------------------------------------
 
-    def _route_table(self, endpoints: list[Endpoint]) -> RouteTable:
+    def _route_table(self, endpoints: list[Endpoint], components: list[Endpoint]) -> RouteTable:
+        hosted = self._component_routes(components)
         routes = {}
         for endpoint in endpoints:
             routed = endpoint.observed.routed
@@ -199,8 +223,22 @@ class Publisher:
                 routed,
                 self.sizes(endpoint, routed),
             )
+            if entry.hosts_components:
+                entry = replace(entry, variants=tuple(hosted.get((place.region, entry.name), ())))
             routes[place.region, entry.name] = entry
         return RouteTable(self._generation, routes)
+
+    def _component_routes(self, components: list[Endpoint]) -> dict[tuple[str, str], list[VariantRoute]]:
+        """By (region, endpoint), what of its components takes requests."""
+        found: dict[tuple[str, str], list[VariantRoute]] = {}
+        for one in components:
+            routed, component = one.observed.routed, one.desired.target.component
+            if routed is None or component is None or one.desired.deleted:
+                continue
+            region = one.record.place.region
+            entry = component_route(region, one.record.name, one.desired, routed, self.sizes(one, routed))
+            found.setdefault((region, component.endpoint), []).append(entry)
+        return found
 
     def _launch_table(self, endpoints: list[Endpoint], jobs: list[TransformJob]) -> dict[str, Any]:
         fleets: dict[str, Any] = {}
@@ -213,10 +251,12 @@ class Publisher:
                         prepared = prepared_of(endpoint.observed, deployment, part.name)
                         if prepared is None:
                             continue
-                        name = deployment.fleet(endpoint.record.place.region, endpoint.record.name, part.name)
+                        name = endpoint.fleet(deployment, part.name)
                         share = self.share(part, deployment.asynchronous)
                         fleets[name] = self._fleet(endpoint.record, part, share, prepared, sizes[part.name])
                         _among(fleets[name], name, len(variant.parts))
+                        if deployment.component is not None:
+                            fleets[name] |= _hosted(endpoint, deployment.component, sizes[part.name])
                         if deployment.asynchronous is not None:
                             fleets[name]["worker"]["max_payload_bytes"] = ASYNC_MAX_BYTES
                         _add_zygote(zygotes, fleets[name], prepared, part)
@@ -304,6 +344,12 @@ def _among(fleet: dict[str, Any], name: str, containers: int) -> None:
     fleet["pids"] = PIDS * containers
     fleet["worker"]["memory_bytes"] //= containers  # what a server that holds many models keeps to by itself
     fleet["environ"] = {"SAGEMAKER_SAFE_PORT_RANGE": SAFE_PORTS, **fleet["environ"]}
+
+
+def _hosted(one: Endpoint, component: Component, wanted: FleetSize) -> dict[str, Any]:
+    """What a component's fleet has that an endpoint's has not: its host's instances, and perhaps no worker at all."""
+    host = f"{one.record.place.region}/{component.endpoint}/{component.variant}/{component.host_number}"
+    return {"host": {"fleet": host, "instances": list(one.observed.placement)}, "max": wanted.max}
 
 
 def _add_zygote(zygotes: dict[str, Any], fleet: Mapping[str, Any], prepared: Prepared, variant: Variant) -> None:

@@ -19,7 +19,7 @@ from clary.domain.usage import INDEX
 from clary.paths import Layout
 from clary.store import ledger as rows
 from clary.store.database import Database
-from clary.store.raw_usage import CounterFile, Mark
+from clary.store.raw_usage import CounterFile, Mark, instance_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _lives(journal: bytes) -> Lives:
         event = json.loads(line)
         if event["event"] not in ("started", "exited"):
             continue
-        mine = lives.setdefault((account_of(event["fleet"]), event["instance"]), {})
+        mine = lives.setdefault(instance_of(event), {})
         if event["event"] == "started":
             mine.setdefault(event["worker"], (event["at_ns"], None))
         elif event["worker"] in mine:

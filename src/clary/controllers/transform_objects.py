@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 
 from clary.domain.errors import Invalid, NotFound
 from clary.domain.names import S3Uri, parse_s3_uri
 from clary.domain.transform_job import TransformDesired
-from clary.domain.transform_plan import Input, Stretch, output_key, parse_manifest, relative_key
+from clary.domain.transform_plan import Input, Stretch, capture_manifest, output_key, parse_manifest, relative_key
 from clary.failpoints import failpoint
 from clary.store.object_info import ObjectMetadata
 from clary.store.objects import ObjectStore
@@ -110,6 +111,23 @@ class TransformObjects:
         failpoint("transform.after_publish")
         folder.add_published(number)
         path.unlink()
+
+    def capture(self, job: str, desired: TransformDesired, started_at: datetime, folder: JobFolder) -> None:
+        """Leaves the manifests of DataCaptureConfig; again after a crash, the same ones.
+
+        Raises: NotFound when the bucket has gone, StoreFailed.
+        """
+        place = _place(desired.capture_uri, "DestinationS3Uri")
+        keys_in, keys_out = [], []
+        for one in folder.inputs():
+            keys_in.append(one.key)
+            keys_out.append(one.output_key)
+        for kind, bucket, keys in (("input", one.bucket, keys_in), ("output", one.output_bucket, keys_out)):
+            key = f"{place.key.rstrip('/')}/{kind}/{started_at:%Y/%m/%d/%H}/{job}-{desired.number}.json".lstrip("/")
+            metadata = ObjectMetadata(system={"content-type": "application/json"})
+            with self._objects.begin_put(place.bucket, key, metadata=metadata, hash_sha256=False) as put:
+                put.write(capture_manifest(bucket, keys))
+                put.commit()
 
 
 def _place(uri: str, member: str) -> S3Uri:

@@ -42,6 +42,7 @@ SLOW_LOOK_S = 1.0
 ENGINE_LIMIT_S = 5 * 86_400.0  # the longest a transform job may last (service quotas)
 ENGINE_DEATHS = 5  # without any progress between them
 OUTPUT_GONE = "ClientError: the bucket of S3OutputPath was deleted while the job ran"
+CAPTURE_GONE = "ClientError: the bucket of DataCaptureConfig.DestinationS3Uri does not exist"
 REASON_CHARS = 1024  # FailureReason
 
 
@@ -245,6 +246,12 @@ class TransformController:
         if result["code"] == 0:
             job = await self._report(job, records=folder.progress().get("lines", 0))
             failed = await asyncio.to_thread(folder.failed)
+            if not failed and job.desired.capture_uri:
+                began = datetime.fromisoformat(job.observed.started_at)
+                try:
+                    await asyncio.to_thread(self._objects.capture, job.record.name, job.desired, began, folder)
+                except NotFound:
+                    return await self._end(job, TransformJobStatus.FAILED, CAPTURE_GONE)
             if not failed:
                 return await self._end(job, TransformJobStatus.COMPLETED, "")
             return await self._end(job, TransformJobStatus.FAILED, _reason(failed, job.observed.objects))

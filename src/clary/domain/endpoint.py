@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from clary.domain.asynchronous import AsyncConfig, Bounds
 from clary.domain.capture import Capture
+from clary.domain.component import Component, HostVariant, Requirements
 from clary.domain.containers import ExecutionMode
 from clary.domain.fleet_name import CONTAINER_MARK, part_name
 from clary.domain.routing import RoutingStrategy
@@ -81,6 +82,7 @@ class Variant:
     network_isolation: bool = False
     further: tuple[Container, ...] = ()  # of a model of several containers: those behind `container`, in order
     mode: ExecutionMode = ExecutionMode.SERIAL
+    requirements: Requirements | None = None  # of an inference component, whose `instance_count` is of copies
 
     @property
     def parts(self) -> tuple[Variant, ...]:
@@ -108,14 +110,17 @@ class Deployment:
     asked_at: str = ""  # ISO 8601
     asynchronous: AsyncConfig | None = None
     capture: Capture | None = None
+    hosts: tuple[HostVariant, ...] = ()  # in place of `variants`: instances for inference components
+    component: Component | None = None  # of an inference component, which has one variant, named as its host's
 
     @property
     def parts(self) -> tuple[Variant, ...]:
         """Of all variants: what has a fleet each."""
         return tuple(part for variant in self.variants for part in variant.parts)
 
-    def fleet(self, region: str, endpoint: str, variant: str) -> str:
-        return f"{region}/{endpoint}/{variant}/{self.number}"
+    def fleet(self, region: str, owner: str, variant: str) -> str:
+        """`owner` as `domain.fleet_name.owner_name` has it."""
+        return f"{region}/{owner}/{variant}/{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,26 +177,39 @@ class Observed:
     prepared: dict[str, Prepared] = field(default_factory=dict)  # by "number/part"
     revision: int = -1  # of the desired state that is in force
     failed_number: int = 0  # the deployment that was given up, with its reason
+    failed_revision: int = 0  # ... and the revision of the desired state that asked for it
     failure_reason: str = ""
     progress: str = ""  # what is being waited for, in words
     notes: tuple[str, ...] = ()
+    placement: tuple[int, ...] = ()  # of an inference component: the host's instance that each copy is on
 
 
 def status(desired: Desired, observed: Observed) -> EndpointStatus:
     """The endpoint's status; total over every pair of values."""
     if desired.deleted:
         return EndpointStatus.DELETING
-    failed = observed.failed_number == desired.target.number
+    failed = given_up(desired, observed)
     if observed.serving is None:
         return EndpointStatus.FAILED if failed else EndpointStatus.CREATING
-    if observed.serving.number == desired.target.number:
-        return EndpointStatus.IN_SERVICE if observed.revision >= desired.revision else EndpointStatus.UPDATING
-    return EndpointStatus.IN_SERVICE if failed else EndpointStatus.UPDATING
+    in_force = observed.serving.number == desired.target.number and observed.revision >= desired.revision
+    return EndpointStatus.IN_SERVICE if failed or in_force else EndpointStatus.UPDATING
+
+
+def given_up(desired: Desired, observed: Observed) -> bool:
+    """Whether the target, or the counts and weights that were asked for last, will not come to be."""
+    return observed.failed_number == desired.target.number and observed.failed_revision == desired.revision
+
+
+def wanted(desired: Desired, observed: Observed) -> Deployment:
+    """The deployment that is being worked for: the target, or where that was given up what still serves."""
+    if given_up(desired, observed) and observed.serving is not None:
+        return observed.serving
+    return desired.target
 
 
 def failure_reason(desired: Desired, observed: Observed) -> str:
     """Why the newest deployment was given up; "" when it was not. At most 1,024 characters, as the model allows."""
-    return observed.failure_reason[:1024] if observed.failed_number == desired.target.number else ""
+    return observed.failure_reason[:1024] if given_up(desired, observed) else ""
 
 
 def prepared_of(observed: Observed, deployment: Deployment, variant: str) -> Prepared | None:

@@ -1,9 +1,9 @@
 """A fleet's name, `region/owner/variant/generation`, in its parts.
 
-The owner is an endpoint's name, or for workers of a job its kind and name (`transform-job:NAME`): a colon is in no
-name that the API takes, so a job and an endpoint of the same name never meet. Each container of a model that has
-several is a fleet of its own, `region/owner/variant+container/generation`; the name without the container is the
-variant's account: what its instances cost and what was asked of it.
+The owner is an endpoint's name, or for workers of a job or an inference component its kind and name
+(`transform-job:NAME`): a colon is in no name that the API takes, so a job and an endpoint of the same name never meet.
+Each container of a model that has several is a fleet of its own, `region/owner/variant+container/generation`; the name
+without the container is the variant's account: what its instances cost and what was asked of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 ENDPOINT = "endpoint"
 TRANSFORM_JOB = "transform-job"
+INFERENCE_COMPONENT = "inference-component"
 TRANSFORM_VARIANT = ":transform"  # what stands in a job's fleet where an endpoint's has its production variant
 CONTAINER_MARK = "+"  # in no name that the API takes
 
@@ -31,13 +32,13 @@ class FleetName:
 
     @property
     def kind(self) -> str:
-        """Of the owner: "endpoint" or "transform-job"."""
+        """Of the owner: "endpoint", "transform-job" or "inference-component"."""
         kind, colon, _ = self.endpoint.partition(":")
         return kind if colon else ENDPOINT
 
     @property
     def owner(self) -> str:
-        """The name of the endpoint or the job."""
+        """The name of the endpoint, job or component."""
         return self.endpoint.rpartition(":")[2]
 
 
@@ -60,6 +61,11 @@ def account_of(fleet: str) -> str:
     return str(replace(parse_fleet_name(fleet), container="")) if CONTAINER_MARK in fleet else fleet
 
 
+def owner_name(kind: str, name: str) -> str:
+    """What stands in a fleet's name for its owner."""
+    return name if kind == ENDPOINT else f"{kind}:{name}"
+
+
 def transform_fleet(region: str, job: str, number: int) -> str:
     """The fleet of a transform job's instances; where its model has several containers, their account."""
-    return str(FleetName(region, f"{TRANSFORM_JOB}:{job}", TRANSFORM_VARIANT, str(number)))
+    return str(FleetName(region, owner_name(TRANSFORM_JOB, job), TRANSFORM_VARIANT, str(number)))

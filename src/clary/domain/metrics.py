@@ -204,6 +204,17 @@ def container_latency(growth: Mapping[int, int]) -> dict[str, tuple[str, Sample]
     return {} if sample is None else {"ContainerLatency": ("Microseconds", sample)}
 
 
+def of_component(growth: Mapping[int, int], copies: int) -> dict[str, tuple[str, Sample]]:
+    """`of_growth` for an inference component with `copies` alive, under the names that components have."""
+    made = of_growth(growth, copies)
+    if "InvocationsPerInstance" in made:
+        made["InvocationsPerCopy"] = made.pop("InvocationsPerInstance")
+    refused = growth.get(INDEX["no_capacity"], 0)
+    if refused:
+        made["NoCapacityInvocationFailures"] = ("None", constant(1.0, refused))
+    return made
+
+
 # Of multi-model endpoints: metric -> (what was counted, what its times came to); within one look each is the mean.
 MODEL_TIMES = {
     "ModelLoadingWaitTime": ("model_misses", "model_wait_us"),

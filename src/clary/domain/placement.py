@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clary.domain.component import Capacity, Requirements
 from clary.domain.prices import InstanceType
 
 MIB = 1024 * 1024
@@ -46,6 +47,19 @@ def fit_instance(kind: InstanceType, host: Host, processes: int | None) -> Share
         processes=processes or max(1, min(kind.vcpu, host.cores)),
         notes=tuple(notes),
     )
+
+
+def fit_copy(requirements: Requirements, kind: InstanceType, host: Host, processes: int | None) -> Share:
+    """One copy of an inference component on an instance of `kind`."""
+    whole = fit_instance(kind, host, processes)
+    cpus = min(requirements.cpus, whole.cpus) if requirements.cpus else whole.cpus
+    memory = requirements.max_memory_mib * MIB if requirements.max_memory_mib else whole.memory_bytes
+    return Share(cpus, min(memory, whole.memory_bytes), processes or max(1, int(cpus)), whole.notes)
+
+
+def capacity(kind: InstanceType) -> Capacity:
+    """What an instance has for copies of inference components: all of it, for clary takes nothing of an instance."""
+    return Capacity(float(kind.vcpu), int(kind.memory_gib * 1024))
 
 
 def fit_serverless(memory_mib: int, host: Host) -> Share:

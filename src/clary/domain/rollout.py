@@ -12,8 +12,8 @@ from enum import StrEnum
 
 from clary.domain.asynchronous import worker_concurrency
 from clary.domain.containers import ExecutionMode
-from clary.domain.endpoint import Deployment, Desired, Observed, Variant
-from clary.domain.fleet_name import CONTAINER_MARK, TRANSFORM_VARIANT
+from clary.domain.endpoint import Deployment, Desired, Observed, Variant, given_up
+from clary.domain.fleet_name import CONTAINER_MARK, INFERENCE_COMPONENT, TRANSFORM_VARIANT, owner_name
 from clary.domain.routing import EndpointRoute, KeepAlive, VariantRoute
 
 SERVERLESS_MAX_BYTES = 4 * 1024 * 1024  # request and response (serverless guide)
@@ -79,14 +79,14 @@ def running(desired: Desired, observed: Observed) -> list[Deployment]:
     for current in (observed.serving, observed.routed):
         if current is not None:
             found[current.number] = current
-    if observed.failed_number != desired.target.number:
+    if not given_up(desired, observed):
         found[desired.target.number] = desired.target  # also carries new counts of the one in service
     return list(found.values())
 
 
 def rolling_out(desired: Desired, observed: Observed) -> bool:
     """Whether the target is not in service yet and has not been given up."""
-    if desired.deleted or observed.failed_number == desired.target.number:
+    if desired.deleted or given_up(desired, observed):
         return False
     if observed.serving is None or observed.serving.number != desired.target.number:
         return True
@@ -114,24 +114,34 @@ def route(
         account=account,
         variants=tuple(_variant_route(region, name, desired, deployment, v, sizes) for v in deployment.variants),
         asynchronous=deployment.asynchronous is not None,
+        hosts_components=bool(deployment.hosts),
     )
+
+
+def component_route(
+    region: str, name: str, desired: Desired, deployment: Deployment, sizes: Mapping[str, FleetSize]
+) -> VariantRoute:
+    """An inference component's entry among its host's routes. With no copy it has room for no worker."""
+    (variant,) = deployment.variants
+    found = _variant_route(region, owner_name(INFERENCE_COMPONENT, name), desired, deployment, variant, sizes)
+    return replace(found, component=name, max_workers=sizes[variant.name].max)
 
 
 def _variant_route(
     region: str,
-    endpoint: str,
+    owner: str,
     desired: Desired,
     deployment: Deployment,
     variant: Variant,
     sizes: Mapping[str, FleetSize],
 ) -> VariantRoute:
-    routes = tuple(_part_route(region, endpoint, desired, deployment, part, sizes[part.name]) for part in variant.parts)
+    routes = tuple(_part_route(region, owner, desired, deployment, part, sizes[part.name]) for part in variant.parts)
     if not variant.further:
         return routes[0]
     direct = variant.mode is ExecutionMode.DIRECT
     return replace(
         routes[0],
-        fleet=deployment.fleet(region, endpoint, variant.name),
+        fleet=deployment.fleet(region, owner, variant.name),
         containers=routes,
         direct=direct,
         container="",
@@ -140,7 +150,7 @@ def _variant_route(
 
 
 def _part_route(
-    region: str, endpoint: str, desired: Desired, deployment: Deployment, variant: Variant, wanted: FleetSize
+    region: str, owner: str, desired: Desired, deployment: Deployment, variant: Variant, wanted: FleetSize
 ) -> VariantRoute:
     serverless = variant.serverless is not None
     limit = SERVERLESS_MAX_BYTES if serverless else REAL_TIME_MAX_BYTES
@@ -150,7 +160,7 @@ def _part_route(
     return VariantRoute(
         name=variant.production_variant,
         container=variant.container.hostname if CONTAINER_MARK in variant.name else "",
-        fleet=deployment.fleet(region, endpoint, variant.name),
+        fleet=deployment.fleet(region, owner, variant.name),
         weight=variant.weight,
         serverless=serverless,
         max_concurrency=variant.serverless.max_concurrency if variant.serverless else 0,

@@ -51,6 +51,7 @@ class VariantRoute:
     capture: Capture | None = None
     multi_model: bool = False
     cache_models: bool = True  # of a multi-model variant: False unloads a model after each call
+    component: str = ""  # the inference component that this is, on instances of the variant `name`
     # A model of several containers: a route for each, in order; the variant's own fleet is then its account only.
     containers: tuple[VariantRoute, ...] = ()
     direct: bool = False  # TargetContainerHostname chooses; else they are a pipeline
@@ -71,6 +72,7 @@ class EndpointRoute:
     account: str
     variants: tuple[VariantRoute, ...]
     asynchronous: bool = False
+    hosts_components: bool = False  # `variants` then are inference components, chosen by name
 
 
 @dataclass(frozen=True, slots=True)

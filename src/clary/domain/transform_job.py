@@ -35,6 +35,7 @@ class TransformDesired:
     output_uri: str
     request: dict[str, object] = field(default_factory=dict)  # what Describe gives back, by the API's member names
     stopped: bool = False
+    capture_uri: str = ""  # below which the manifests of DataCaptureConfig go; "" for none
     asked_at: str = ""  # ISO 8601
 
 

@@ -6,7 +6,7 @@ Rules are those of CreateTransformJob (service model) and of the guide's pages o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -189,6 +189,18 @@ def output_key(output_prefix: str, relative: str) -> str:
     """The key of an output below S3OutputPath's key."""
     folder = output_prefix.rstrip("/")
     return f"{folder}/{relative}.out" if folder else f"{relative}.out"
+
+
+def capture_manifest(bucket: str, keys: Sequence[str]) -> bytes:
+    """What DataCaptureConfig leaves of a job's inputs or outputs: [{"prefix": ...}, "name", ...], a manifest.
+
+    The prefix is the folder that all of `keys` (at least one) share. Source: developer guide, "Capture data from batch
+    transform job".
+    """
+    folder = keys[0][: keys[0].rfind("/") + 1]
+    while not all(key.startswith(folder) for key in keys):
+        folder = folder[: folder.rstrip("/").rfind("/") + 1]
+    return json.dumps([{"prefix": f"s3://{bucket}/{folder}"}, *(key[len(folder) :] for key in keys)]).encode()
 
 
 def parse_manifest(text: str) -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from clary.domain.endpoint import Desired, EndpointStatus, Observed, status
-from clary.domain.fleet_name import TRANSFORM_JOB
+from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, TRANSFORM_JOB
 from clary.domain.transform_job import TransformObserved
 from clary.services.base import Context, Members
 from clary.store.codec import decode
@@ -19,15 +19,23 @@ from clary.store.resources import Resources
 from clary.wire.catalog import Call
 
 HOLD_S = 2.0
-DELETE = "DeleteEndpoint"
+DELETIONS = frozenset(("DeleteEndpoint", "DeleteInferenceComponent"))
+COMPONENTS = frozenset(
+    ("CreateInferenceComponent", "UpdateInferenceComponent", "UpdateInferenceComponentRuntimeConfig")
+)
 JOBS = frozenset(("CreateTransformJob", "StopTransformJob"))
-HELD = frozenset(("CreateEndpoint", "UpdateEndpoint", "UpdateEndpointWeightsAndCapacities", DELETE)) | JOBS
+HELD = (
+    frozenset(("CreateEndpoint", "UpdateEndpoint", "UpdateEndpointWeightsAndCapacities"))
+    | DELETIONS
+    | COMPONENTS
+    | JOBS
+)
 BUSY = (EndpointStatus.CREATING, EndpointStatus.UPDATING)
 
 
 class EndpointHold:
-    """Waits for an endpoint to leave Creating, Updating or, once it is deleted, the store; for a job to be over. Two
-    seconds at most."""
+    """Waits for an endpoint or inference component to leave Creating, Updating or, once it is deleted, the store; for a
+    job to be over. Two seconds at most."""
 
     def __init__(self, resources: Resources, hold_s: float = HOLD_S) -> None:
         self._resources = resources
@@ -51,8 +59,11 @@ class EndpointHold:
         if operation in JOBS:
             job = await self._resources.find(TRANSFORM_JOB, context.place, params["TransformJobName"])
             return job is None or bool(decode(TransformObserved, job.observed).outcome)
-        record = await self._resources.find("endpoint", context.place, params["EndpointName"])
+        if "InferenceComponentName" in params:
+            record = await self._resources.find(INFERENCE_COMPONENT, context.place, params["InferenceComponentName"])
+        else:
+            record = await self._resources.find(ENDPOINT, context.place, params["EndpointName"])
         if record is None:
             return True
         state = status(decode(Desired, record.desired), decode(Observed, record.observed))
-        return state not in BUSY and operation != DELETE
+        return state not in BUSY and operation not in DELETIONS

@@ -56,6 +56,7 @@ class Dispatcher:
         self.table = RouteTable()
         self.body_limits: dict[bytes, int] = {}  # by endpoint name, the largest over regions and variants
         self.pools: dict[str, Pool] = {}
+        self._components: dict[tuple[str, str, str], VariantRoute] = {}  # by region, endpoint, name
         self.roster = Roster(self, account)
         self.fleets = Fleets(layout.supervisor_socket, self.roster.event, self.roster.snapshot)
         self.health = Health(self)
@@ -84,7 +85,10 @@ class Dispatcher:
         for endpoint in table.endpoints.values():
             name = endpoint.name.encode()
             limits = [variant.max_request_bytes for variant in endpoint.variants]
-            self.body_limits[name] = max(*limits, self.body_limits.get(name, 0))
+            self.body_limits[name] = max([*limits, self.body_limits.get(name, 0)])
+        self._components = {
+            (e.region, e.name, v.component): v for e in table.endpoints.values() for v in e.variants if v.component
+        }
         wanted = {r.fleet: (r, v, e) for e in table.endpoints.values() for v in e.variants for r in v.routes}
         for fleet, (route, variant, endpoint) in wanted.items():
             pool = self.pools.get(fleet)
@@ -109,6 +113,13 @@ class Dispatcher:
         self.arm()
         return table.generation
 
+    def moved(self, endpoint: EndpointRoute, route: VariantRoute) -> VariantRoute | None:
+        """Where a request that waited for `route` goes on an endpoint that has changed."""
+        if not endpoint.hosts_components:
+            return choose(endpoint.variants, random.random())
+        found = self._components.get((endpoint.region, endpoint.name, route.component))
+        return found if found is not None and found.max_workers else None
+
     # -- admission -------------------------------------------------------------------------------
 
     def not_found(self, name: str) -> Refusal:
@@ -127,6 +138,29 @@ class Dispatcher:
             )
         found = choose(endpoint.variants, random.random())
         return found or answers.validation(f"Every variant of endpoint {endpoint.name} has weight 0.")
+
+    def component(self, endpoint: EndpointRoute, name: str | None, variant: str | None) -> VariantRoute | Refusal:
+        """The inference component to take the request."""
+        if not endpoint.hosts_components:
+            return answers.validation(f"InferenceComponentName: endpoint {endpoint.name} has no inference components.")
+        if name is None:
+            return answers.validation(
+                "Inference Component Name header is required for endpoints to which you plan to deploy inference "
+                "components. Please include Inference Component Name header or consider using SageMaker models."
+            )
+        found = self._components.get((endpoint.region, endpoint.name, name))
+        if found is None:
+            return answers.validation(f"Inference Component {name} is not in service on endpoint {endpoint.name}.")
+        if variant is not None and variant != found.name:
+            return answers.validation(f"Inference Component {name} is on variant {found.name}, not on {variant}.")
+        if not found.max_workers:
+            self.pools[found.fleet].meter.add("no_capacity")
+            return answers.validation(
+                "Inference Component has no capacity to process this request. ApplicationAutoScaling may be "
+                "in-progress (if configured) or try to increase the capacity by invoking "
+                "UpdateInferenceComponentRuntimeConfig API."
+            )
+        return found
 
     def submit(
         self,
@@ -514,6 +548,8 @@ class Dispatcher:
             "table_error": self.table_error,
             "fleets": {
                 fleet: {
+                    "endpoint": pool.endpoint,
+                    "component": pool.route.component,
                     "ready": sum(1 for w in pool.workers.values() if w.routable),
                     "starting": len(pool.starting),
                     "inside": pool.inside,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
 
-from clary.domain.routing import EndpointRoute, choose
+from clary.domain.routing import EndpointRoute
 from clary.proxy import answers
 from clary.proxy.answers import Refusal
 from clary.proxy.forward import FIRST_LINE, Exchange
@@ -35,7 +34,7 @@ def redirect(dispatcher: Dispatcher, exchange: Exchange) -> None:
 
 def _again(dispatcher: Dispatcher, exchange: Exchange, endpoint: EndpointRoute) -> Refusal | None:
     """Admits it anew; also where one container has become several, or several one."""
-    variant = choose(endpoint.variants, random.random())
+    variant = dispatcher.moved(endpoint, exchange.pool.route)
     if variant is None:
         return dispatcher.not_found(endpoint.name)
     chain = exchange.chain

@@ -50,7 +50,6 @@ _HEAD_TOO_LARGE = "the request's head exceeds 64 KiB or 100 fields"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Members of InvokeEndpoint that need a kind of endpoint which has not been built yet: refused by name, never ignored.
 _NOT_SERVED = {
-    b"x-amzn-sagemaker-inference-component": "InferenceComponentName: the endpoint has no inference components",
     b"x-amzn-sagemaker-enable-explanations": "EnableExplanations: the endpoint has no explainer",
 }
 
@@ -403,7 +402,7 @@ class FrontConnection(asyncio.Protocol):
             return denied or dispatcher.not_found(name)
         if endpoint.asynchronous:
             return answers.validation(f"Endpoint {name} only takes InvokeEndpointAsync.")
-        target_variant = None
+        target_variant = component = None
         target_model = session = container = ""
         lines = [FIRST_LINE]
         for field, value in request.headers:
@@ -417,6 +416,8 @@ class FrontConnection(asyncio.Protocol):
                     target_variant = value.decode("latin-1")
                 elif field == b"x-amzn-sagemaker-target-model":
                     target_model = value.decode("latin-1")
+                elif field == b"x-amzn-sagemaker-inference-component":
+                    component = value.decode("latin-1")
                 elif field == b"x-amzn-sagemaker-session-id":
                     session = value.decode("latin-1")
                 elif field == b"x-amzn-sagemaker-target-container-hostname":
@@ -427,7 +428,10 @@ class FrontConnection(asyncio.Protocol):
         denied = self._door.authenticator.authorize(identity, region, name, _ACTIONS[stream], target_model)
         if denied is not None:
             return denied
-        route = dispatcher.variant(endpoint, target_variant)
+        if component is not None or endpoint.hosts_components:
+            route = dispatcher.component(endpoint, component, target_variant)
+        else:
+            route = dispatcher.variant(endpoint, target_variant)
         if isinstance(route, Refusal):
             return route
         if len(request.body) > route.max_request_bytes:

@@ -1,28 +1,31 @@
-"""The `application-autoscaling` service, as far as it is built: scalable targets of asynchronous endpoints.
+"""The `application-autoscaling` service, as far as it is built: scalable targets of asynchronous endpoints and of
+inference components.
 
-A registered variant follows its backlog by itself between MinCapacity and MaxCapacity: no policy, no alarm. Policies,
-scheduled actions and other kinds of endpoints are refused by name.
+A registered variant or component follows its load by itself between MinCapacity and MaxCapacity: no policy, no alarm.
+Policies, scheduled actions and other kinds of endpoints are refused by name.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from clary.domain.asynchronous import Bounds
 from clary.domain.errors import ClaryError, Invalid, NotFound, Unsupported
+from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT
 from clary.domain.names import partition
 from clary.services.base import Context, Handler, Members, common_error, present
-from clary.services.sagemaker.endpoints import KIND, desired_of, observed_of
+from clary.services.sagemaker.endpoints import desired_of, observed_of
 from clary.store.codec import encode
 from clary.store.resources import Record, Resources
 from clary.wire.errors import WireError
 
-DIMENSION = "sagemaker:variant:DesiredInstanceCount"
+INSTANCES = "sagemaker:variant:DesiredInstanceCount"
+COPIES = "sagemaker:inference-component:DesiredCopyCount"
 MAX_CAPACITY = 1000
 
 
@@ -47,20 +50,21 @@ class Autoscaling:
         return common_error(error)
 
     async def register_scalable_target(self, context: Context, request: Members) -> Members:
-        endpoint, variant = _parts(request)
+        target = _target(request)
         context.authorize("application-autoscaling:RegisterScalableTarget", "*")
-        context.authorize("sagemaker:UpdateEndpointWeightsAndCapacities", context.place.arn(KIND, endpoint))
+        context.authorize(f"sagemaker:{target.action}", context.place.arn(target.kind, target.name))
         if any(request.get("SuspendedState", {}).values()):
             raise Unsupported("SuspendedState", "leave it out, or deregister the target meanwhile")
 
         def decide(_connection: Connection, record: Record) -> Mapping[str, Any] | None:
             desired = desired_of(record)
             deployment = observed_of(record).serving or desired.target
+            variant = target.variant or deployment.variants[0].name
             if variant not in {one.name for one in deployment.variants}:
-                raise Invalid("ResourceId", f"Endpoint {endpoint} has no variant {variant}.")
-            if deployment.asynchronous is None:
+                raise Invalid("ResourceId", f"Endpoint {target.name} has no variant {variant}.")
+            if target.kind == ENDPOINT and deployment.asynchronous is None:
                 raise Unsupported(
-                    f"a scalable target on endpoint {endpoint}, which is not asynchronous",
+                    f"a scalable target on endpoint {target.name}, which is not asynchronous",
                     "a real-time variant goes to zero by the tag clary:scale-to-zero; a serverless one does by itself",
                 )
             held = desired.scaling.get(variant)
@@ -68,79 +72,109 @@ class Autoscaling:
             changed: Mapping[str, Any] = encode(replace(desired, scaling={**desired.scaling, variant: bounds}))
             return None if bounds == held else changed
 
-        await self._change(context, endpoint, decide)
-        return {"ScalableTargetARN": _arn(context, endpoint, variant)}
+        await self._change(context, target, decide)
+        return {"ScalableTargetARN": _arn(context, request["ResourceId"])}
 
     async def describe_scalable_targets(self, context: Context, request: Members) -> Members:
         context.authorize("application-autoscaling:DescribeScalableTargets", "*")
         _check_namespace(request)
-        wanted = set(request.get("ResourceIds", ()))
+        wanted, dimension = set(request.get("ResourceIds", ())), request.get("ScalableDimension")
         found = []
-        for record, _ in await self._resources.all_with_tags(KIND):
-            if record.place != context.place:
+        for kind, dimension_of_it in ((ENDPOINT, INSTANCES), (INFERENCE_COMPONENT, COPIES)):
+            if dimension not in (None, dimension_of_it):
                 continue
-            for variant, bounds in sorted(desired_of(record).scaling.items()):
-                resource = f"endpoint/{record.name}/variant/{variant}"
-                if wanted and resource not in wanted:
+            for record, _ in await self._resources.all_with_tags(kind):
+                if record.place != context.place:
                     continue
-                found.append(
-                    present(
-                        ServiceNamespace="sagemaker",
-                        ResourceId=resource,
-                        ScalableDimension=DIMENSION,
-                        MinCapacity=bounds.min,
-                        MaxCapacity=bounds.max,
-                        RoleARN=_role(context),
-                        CreationTime=record.modified_at,
-                        SuspendedState={
-                            "DynamicScalingInSuspended": False,
-                            "DynamicScalingOutSuspended": False,
-                            "ScheduledScalingSuspended": False,
-                        },
-                        ScalableTargetARN=_arn(context, record.name, variant),
-                    )
-                )
+                for variant, bounds in sorted(desired_of(record).scaling.items()):
+                    resource = f"{kind}/{record.name}" + (f"/variant/{variant}" if kind == ENDPOINT else "")
+                    if wanted and resource not in wanted:
+                        continue
+                    found.append(_shown(context, resource, dimension_of_it, bounds, record))
         return {"ScalableTargets": found}
 
     async def deregister_scalable_target(self, context: Context, request: Members) -> Members:
-        endpoint, variant = _parts(request)
+        target = _target(request)
         context.authorize("application-autoscaling:DeregisterScalableTarget", "*")
 
         def decide(_connection: Connection, record: Record) -> Mapping[str, Any] | None:
             desired = desired_of(record)
+            variant = target.variant or desired.target.variants[0].name
             if variant not in desired.scaling:
                 raise NotFound("scalable target", request["ResourceId"])
             left = {name: bounds for name, bounds in desired.scaling.items() if name != variant}
             changed: Mapping[str, Any] = encode(replace(desired, scaling=left))
             return changed
 
-        await self._change(context, endpoint, decide)
+        await self._change(context, target, decide)
         return {}
 
-    async def _change(self, context: Context, endpoint: str, decide: Any) -> None:
+    async def _change(self, context: Context, target: _Target, decide: Any) -> None:
         try:
-            await self._resources.change(KIND, context.place, endpoint, decide)
+            await self._resources.change(target.kind, context.place, target.name, decide)
         except NotFound as error:
-            if error.kind != KIND:
+            if error.kind != target.kind:
                 raise
-            raise Invalid("ResourceId", f"Endpoint {endpoint} does not exist.") from error
+            what = "Endpoint" if target.kind == ENDPOINT else "Inference component"
+            raise Invalid("ResourceId", f"{what} {target.name} does not exist.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a ResourceId names. `variant` is empty for an inference component, which has one."""
+
+    kind: str
+    name: str
+    variant: str
+
+    @property
+    def action(self) -> str:
+        """The operation whose right registering needs."""
+        return (
+            "UpdateEndpointWeightsAndCapacities" if self.kind == ENDPOINT else "UpdateInferenceComponentRuntimeConfig"
+        )
 
 
 def _check_namespace(request: Members) -> None:
     if request["ServiceNamespace"] != "sagemaker":
         raise Unsupported(f"ServiceNamespace {request['ServiceNamespace']}", "sagemaker is what scales here")
-    dimension = request.get("ScalableDimension", DIMENSION)
-    if dimension != DIMENSION:
-        raise Unsupported(f"ScalableDimension {dimension}", f"{DIMENSION} of asynchronous endpoints is served")
+    dimension = request.get("ScalableDimension", INSTANCES)
+    if dimension not in (INSTANCES, COPIES):
+        raise Unsupported(
+            f"ScalableDimension {dimension}",
+            f"{INSTANCES} of asynchronous endpoints and {COPIES} are served",
+        )
 
 
-def _parts(request: Members) -> tuple[str, str]:
-    """(endpoint, variant) of a ResourceId. Raises: Invalid, Unsupported."""
+def _target(request: Members) -> _Target:
+    """Raises: Invalid, Unsupported."""
     _check_namespace(request)
     parts = request["ResourceId"].split("/")
-    if len(parts) != 4 or parts[0] != "endpoint" or parts[2] != "variant":
+    if request["ScalableDimension"] == COPIES:
+        if len(parts) != 2 or parts[0] != INFERENCE_COMPONENT:
+            raise Invalid("ResourceId", f"{request['ResourceId']} is not inference-component/NAME.")
+        return _Target(INFERENCE_COMPONENT, parts[1], "")
+    if len(parts) != 4 or parts[0] != ENDPOINT or parts[2] != "variant":
         raise Invalid("ResourceId", f"{request['ResourceId']} is not endpoint/NAME/variant/NAME.")
-    return parts[1], parts[3]
+    return _Target(ENDPOINT, parts[1], parts[3])
+
+
+def _shown(context: Context, resource: str, dimension: str, bounds: Bounds, record: Record) -> Members:
+    return present(
+        ServiceNamespace="sagemaker",
+        ResourceId=resource,
+        ScalableDimension=dimension,
+        MinCapacity=bounds.min,
+        MaxCapacity=bounds.max,
+        RoleARN=_role(context),
+        CreationTime=record.modified_at,
+        SuspendedState={
+            "DynamicScalingInSuspended": False,
+            "DynamicScalingOutSuspended": False,
+            "ScheduledScalingSuspended": False,
+        },
+        ScalableTargetARN=_arn(context, resource),
+    )
 
 
 def _bounds(request: Members, held: Bounds | None) -> Bounds:
@@ -159,9 +193,9 @@ def _bounds(request: Members, held: Bounds | None) -> Bounds:
     return Bounds(least, most)
 
 
-def _arn(context: Context, endpoint: str, variant: str) -> str:
+def _arn(context: Context, resource: str) -> str:
     region, account = context.place.region, context.place.account
-    number = uuid.uuid5(uuid.NAMESPACE_URL, f"{region}/{account}/{endpoint}/{variant}").hex
+    number = uuid.uuid5(uuid.NAMESPACE_URL, f"{region}/{account}/{resource}").hex
     return f"arn:{partition(region)}:application-autoscaling:{region}:{account}:scalable-target/{number}"
 
 

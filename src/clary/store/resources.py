@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, select, update
 
@@ -20,6 +20,8 @@ from clary.domain.errors import AlreadyExists, NotFound
 from clary.domain.names import Place
 from clary.store.database import Database
 from clary.store.schema import deployments, resources, tags, users_of_uids
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,10 @@ class Resources:
         `after` is such a start: [sort key, uid]. `keep` filters by what is not a column (a derived status).
         """
         return await self._database.read(lambda c: _list(c, kind, place, query, limit, after, keep))
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` makes of several resources as they are at one moment."""
+        return await self._database.read(work)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -368,6 +374,12 @@ def all_of(connection: Connection, kind: str, place: Place) -> list[Record]:
     """Every resource of a kind in a place, for code that is inside a transaction already."""
     here = resources.c.kind == kind, resources.c.account == place.account, resources.c.region == place.region
     return [_record(row) for row in connection.execute(select(resources).where(*here).order_by(resources.c.uid))]
+
+
+def want(connection: Connection, uid: int, desired: Mapping[str, Any]) -> None:
+    """`Resources.change` inside the caller's transaction, without its time; nobody is woken by it."""
+    text = json.dumps(desired, default=str)
+    connection.execute(update(resources).where(resources.c.uid == uid).values(desired=text))
 
 
 def observe(connection: Connection, uid: int, observed: Mapping[str, Any]) -> None:

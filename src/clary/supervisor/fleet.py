@@ -50,11 +50,20 @@ class Fleet:
     drain_s: float = 30.0  # SIGTERM to SIGKILL once it is in the table no more (container contract)
     label: dict[str, Any] = field(default_factory=dict)  # told on in the journal: what the ledger needs to know
     group: str = ""  # whose control groups its instances are in; "" for its own: containers of an instance share one
+    # {"fleet": name, "instances": [...]}: whose instances, and which for each of ours, its workers run on; told on too
+    host: dict[str, Any] = field(default_factory=dict)
 
     @property
     def limited_as(self) -> str:
         """The name that its instances' control groups bear."""
         return self.group or self.name
+
+    def host_of(self, instance: int) -> dict[str, Any]:
+        """{"host": {"fleet", "instance"}} of one of its instances; {} where the instances are its own."""
+        if not self.host:
+            return {}
+        places = self.host["instances"]
+        return {"host": {"fleet": self.host["fleet"], "instance": places[instance] if instance < len(places) else 0}}
 
 
 def parse(table: dict[str, Any]) -> tuple[dict[str, Fleet], dict[str, ZygoteSpec]]:

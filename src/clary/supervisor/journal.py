@@ -140,4 +140,5 @@ class Journal:
                 fleet=entry["fleet"],
                 instance=entry["instance"],
                 reason="SupervisorLost",
+                **({"host": entry["host"]} if "host" in entry else {}),
             )

@@ -291,6 +291,7 @@ class Supervisor:
             log=folder / f"{worker_id}.log",
             plain=True,
             limited_as=wanted.limited_as,
+            host=wanted.host_of(slot // wanted.processes_per_instance),
             ordered_mono_s=time.monotonic(),
             oom_kills_before=self.jails.oom_kills(wanted.limited_as, slot // wanted.processes_per_instance),
         )
@@ -415,6 +416,7 @@ class Supervisor:
             pid_start_ticks=worker.pid_start_ticks,
             plain=worker.plain,
             label=wanted.label if wanted else {},
+            **worker.host,
         )
         self._tell(worker)
         self._map(worker)
@@ -601,6 +603,7 @@ class Supervisor:
             fleet=worker.fleet,
             instance=worker.instance,
             reason=reason,
+            **worker.host,
             **facts,
         )
         del self.workers[worker.id]

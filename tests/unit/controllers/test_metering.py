@@ -474,3 +474,32 @@ def test_killed_at_every_failpoint_and_at_random_the_ledger_is_exact(tmp_path: P
     assert (result.behind_bytes, result.behind_requests) == (0, 0)
     assert result.ledger_nanousd > 0
     world.journal.close()
+
+
+async def test_workers_on_another_fleets_instance_are_its_time_once(world: World, database: Database) -> None:
+    """Copies of two inference components on one instance, one after a supervisor that was killed."""
+    metering = world.metering(database)
+    host = {"fleet": BIG, "instance": 3}
+    fleets = [f"us-east-1/inference-component:c{number}/AllTraffic/{number}" for number in (7, 8)]
+
+    def told(event: str, number: int) -> None:
+        fleet = fleets[number]
+        world.journal.record(
+            event, at_ns=world.now_ns, worker=f"c{number}", fleet=fleet, instance=0, host=host, label=LABELS[BIG]
+        )
+
+    told("started", 0)
+    world.pass_time(600 * SECOND_NS)
+    told("started", 1)
+    world.pass_time(600 * SECOND_NS)
+    told("exited", 0)
+    world.pass_time(600 * SECOND_NS)
+    world.beat()
+    world.journal.close()
+    world.journal = metering_world.Journal(world.layout.journal, world.heartbeat)  # ends the second one on paper
+    await drain(metering)
+    rows = await database.read(entries)
+    assert {(row.fleet, row.instance) for row in rows} == {(BIG, 3)}
+    assert sum(row.quantity for row in rows) == 1800 * SECOND_NS
+    assert sum(row.nanousd for row in rows) == M5_RATE // 2
+    assert reconcile(world.layout, database).exact

@@ -45,6 +45,17 @@ OLD, NEW = Deployment(1, "c1", (INSTANCE,)), Deployment(2, "c2", (INSTANCE,))
         (Desired(NEW), Observed(serving=OLD, revision=0), EndpointStatus.UPDATING),
         (Desired(NEW), Observed(serving=OLD, failed_number=2), EndpointStatus.IN_SERVICE),
         (Desired(OLD, revision=3), Observed(serving=OLD, revision=2), EndpointStatus.UPDATING),
+        # Counts that could not be: what served serves on, and a later wish is a wish again.
+        (
+            Desired(OLD, revision=3),
+            Observed(serving=OLD, revision=2, failed_number=1, failed_revision=3),
+            EndpointStatus.IN_SERVICE,
+        ),
+        (
+            Desired(OLD, revision=4),
+            Observed(serving=OLD, revision=2, failed_number=1, failed_revision=3),
+            EndpointStatus.UPDATING,
+        ),
         (Desired(OLD, deleted=True), Observed(serving=OLD), EndpointStatus.DELETING),
     ],
 )
@@ -57,7 +68,7 @@ def test_status_and_running_are_total() -> None:
         (OLD, NEW), (False, True), (None, OLD, NEW), (None, OLD, NEW), (0, 1, 2), (-1, 0, 1)
     ):
         desired = Desired(target, revision=1, deleted=deleted)
-        observed = Observed(serving=serving, routed=routed, failed_number=failed, revision=revision)
+        observed = Observed(serving=serving, routed=routed, failed_number=failed, failed_revision=1, revision=revision)
         assert status(desired, observed) in EndpointStatus
         numbers = [deployment.number for deployment in running(desired, observed)]
         assert len(numbers) == len(set(numbers))

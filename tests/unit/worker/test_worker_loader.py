@@ -165,7 +165,7 @@ def test_torchscript_is_served(start: Callable[..., object], sockets: Callable[[
 
 def test_an_absent_framework_is_named(tmp_path: Path) -> None:
     if "torch" in sys.modules:
-        pytest.skip("torch is here")
+        pytest.skip("torch is installed here: what is said without it is NOT tested")
     (tmp_path / "model.pt").write_bytes(b"PK")
     with pytest.raises(LoadError, match=r"model\.pt needs torch, which this environment lacks"):
         loader.load(str(tmp_path), "pytorch", 1, {})
@@ -203,7 +203,7 @@ def test_every_file_is_python_3_8_and_imports_nothing_of_clary(path: Path) -> No
 
 @pytest.mark.parametrize("form", ["json", "ubj"])
 def test_a_booster_of_a_newer_xgboost_is_refused_with_both_versions(tmp_path: Path, form: str) -> None:
-    xgboost = pytest.importorskip("xgboost")
+    xgboost = pytest.importorskip("xgboost", reason="xgboost is not in this environment: its models are NOT tested")
     rows = xgboost.DMatrix([[0.0], [1.0]], [0, 1])
     content = bytes(xgboost.train({}, rows, 1).save_raw(form))
     major, minor, patch = (int(part) for part in xgboost.__version__.split("."))

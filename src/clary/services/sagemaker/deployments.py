@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from clary.domain.asynchronous import AsyncConfig
 from clary.domain.capture import INPUT, INPUT_AND_OUTPUT, OUTPUT, Capture
+from clary.domain.component import HostVariant
 from clary.domain.containers import names
 from clary.domain.endpoint import Container, DataSource, Deployment, Serverless, Variant
 from clary.domain.errors import NotFound
@@ -27,15 +28,24 @@ def snapshot(connection: Connection, place: Place, config_name: str, resource_ui
     config = find(connection, endpoint_configs.KIND, place, config_name)
     if config is None:
         raise NotFound(endpoint_configs.KIND, place.arn(endpoint_configs.KIND, config_name))
-    variants = []
+    variants, hosts = [], []
     for stored in config.desired["ProductionVariants"]:
+        if "ModelName" not in stored:
+            hosts.append(_host(stored))
+            continue
         model = find(connection, models.KIND, place, stored["ModelName"])
         if model is None:
             raise NotFound(models.KIND, place.arn(models.KIND, stored["ModelName"]))
         variants.append(_variant(stored, model))
     number = new_deployment_number(connection, resource_uid)
     return Deployment(
-        number, config.name, tuple(variants), asked_at, async_config(config.desired), capture(config.desired)
+        number,
+        config.name,
+        tuple(variants),
+        asked_at,
+        async_config(config.desired),
+        capture(config.desired),
+        hosts=tuple(hosts),
     )
 
 
@@ -76,7 +86,6 @@ def async_config(stored: Mapping[str, Any]) -> AsyncConfig | None:
 def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
     serverless = stored.get("ServerlessConfig")
     containers = containers_of(model)
-    routing = stored.get("RoutingConfig", {}).get("RoutingStrategy", RoutingStrategy.LEAST_OUTSTANDING_REQUESTS)
     return Variant(
         name=stored["VariantName"],
         model_name=model.name,
@@ -95,7 +104,7 @@ def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
         # 3 min for serverless (serverless guide), 8 min otherwise (container contract).
         startup_timeout_s=stored.get("ContainerStartupHealthCheckTimeoutInSeconds", 180 if serverless else 480),
         volume_gib=stored.get("VolumeSizeInGB", 5 if serverless else 30),
-        strategy=RoutingStrategy(routing),
+        strategy=_strategy(stored),
         network_isolation=model.desired.get("EnableNetworkIsolation", False),
     )
 
@@ -104,12 +113,34 @@ def containers_of(model: Record) -> tuple[Container, ...]:
     """The containers of a stored model, in order; of several, each under its name."""
     stored = models.containers(model.desired)
     if len(stored) == 1:
-        return (_container(stored[0]),)
+        return (container_of_stored(stored[0]),)
     hostnames = names([one.get("ContainerHostname", "") for one in stored])
-    return tuple(replace(_container(one), hostname=name) for one, name in zip(stored, hostnames, strict=True))
+    return tuple(replace(container_of_stored(one), hostname=name) for one, name in zip(stored, hostnames, strict=True))
 
 
-def _container(stored: Mapping[str, Any]) -> Container:
+def _host(stored: Mapping[str, Any]) -> HostVariant:
+    """A variant without a ModelName."""
+    scaling = stored.get("ManagedInstanceScaling", {})
+    managed = scaling.get("Status") == "ENABLED"
+    count = stored["InitialInstanceCount"]
+    return HostVariant(
+        name=stored["VariantName"],
+        instance_type=stored["InstanceType"],
+        instance_count=count,
+        min_instances=scaling.get("MinInstanceCount", count) if managed else 0,
+        max_instances=scaling.get("MaxInstanceCount", count) if managed else 0,
+        weight=stored["InitialVariantWeight"],
+        strategy=_strategy(stored),
+    )
+
+
+def _strategy(stored: Mapping[str, Any]) -> RoutingStrategy:
+    asked = stored.get("RoutingConfig", {}).get("RoutingStrategy", RoutingStrategy.LEAST_OUTSTANDING_REQUESTS)
+    return RoutingStrategy(asked)
+
+
+def container_of_stored(stored: Mapping[str, Any]) -> Container:
+    """A ContainerDefinition."""
     sources = [
         DataSource(
             uri=source["S3Uri"],

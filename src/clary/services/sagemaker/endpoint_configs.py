@@ -65,7 +65,12 @@ class EndpointConfigs:
             raise Invalid("ServerlessConfig", "A serverless endpoint has exactly one production variant.")
         if asked := request.get("AsyncInferenceConfig"):
             _check_async(context, asked, variants)
+        hosts = [variant["VariantName"] for variant in variants if "ModelName" not in variant]
+        if hosts:
+            _check_hosts(request, variants, hosts)
         for variant in variants:
+            if "ModelName" not in variant:
+                continue
             model = await self._resources.get(models.KIND, context.place, variant["ModelName"])
             self._fits(variant, model)
             if "AsyncInferenceConfig" in request and models.mode_of(model.desired) is ExecutionMode.DIRECT:
@@ -94,11 +99,17 @@ class EndpointConfigs:
     def _variant(self, variant: Members) -> Members:
         """The variant with its defaults. Raises: Invalid, Unsupported."""
         name = variant["VariantName"]
-        for member in ("InstancePools", "ManagedInstanceScaling", "AcceleratorType", "CoreDumpConfig"):
+        for member in ("InstancePools", "AcceleratorType", "CoreDumpConfig"):
             if variant.get(member):
                 raise Unsupported(f"{member} of variant {name}", "leave it out")
-        if not variant.get("ModelName"):
-            raise Unsupported(f"variant {name} without a ModelName (inference components)", "give a ModelName")
+        scaling = variant.get("ManagedInstanceScaling", {})
+        if scaling.get("Status") == "ENABLED" and variant.get("ModelName"):
+            raise Unsupported(
+                f"ManagedInstanceScaling of variant {name}, which has a model of its own",
+                "leave it out, or leave ModelName out and give the variant inference components",
+            )
+        if scaling.get("MinInstanceCount", 0) > scaling.get("MaxInstanceCount", 1 << 31):
+            raise Invalid("ManagedInstanceScaling", f"Variant {name}: MinInstanceCount exceeds MaxInstanceCount.")
         strategy = variant.get("RoutingConfig", {}).get("RoutingStrategy", RoutingStrategy.RANDOM)
         if strategy not in tuple(RoutingStrategy):
             raise Unsupported(f"RoutingStrategy {strategy} of variant {name}", f"one of {', '.join(RoutingStrategy)}")
@@ -188,6 +199,22 @@ class EndpointConfigs:
         context.authorize("sagemaker:DeleteEndpointConfig", context.place.arn(KIND, name))
         await self._resources.remove(KIND, context.place, name)
         return {}
+
+
+def _check_hosts(request: Members, variants: list[Members], hosts: list[str]) -> None:
+    """Variants for inference components. Raises: Invalid, Unsupported."""
+    if len(hosts) < len(variants):
+        raise Invalid(
+            "ModelName",
+            f"Variants {', '.join(hosts)} have no ModelName: give one to every variant, or to none of them.",
+        )
+    if any("ServerlessConfig" in variant for variant in variants):
+        raise Invalid("ModelName", "A serverless variant needs a ModelName: inference components run on instances.")
+    if not request.get("ExecutionRoleArn"):
+        raise Invalid("ExecutionRoleArn", "ExecutionRoleArn is required where variants have no ModelName.")
+    for member in ("AsyncInferenceConfig", "DataCaptureConfig"):
+        if request.get(member):
+            raise Unsupported(f"{member} of an endpoint with inference components", "leave it out")
 
 
 def _check_async(context: Context, asked: Members, variants: list[Members]) -> None:

@@ -5,13 +5,14 @@ Each records what is wanted and returns; `controllers.endpoints` makes it so. St
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
+from clary.domain.component import HostVariant, instances_in_use
 from clary.domain.endpoint import (
     Deployment,
     Desired,
@@ -28,12 +29,15 @@ from clary.domain.endpoint import (
 from clary.domain.errors import Invalid, NotReady, Unsupported
 from clary.failpoints import failpoint
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
+from clary.services.sagemaker import inference_components as components
 from clary.services.sagemaker.deployments import snapshot
 from clary.services.sagemaker.listing import query_of
 from clary.store.codec import decode, encode
 from clary.store.resources import Record, Resources
 
 KIND = "endpoint"
+# By variant, the instances that the copies of each of its inference components are on.
+Placements = Mapping[str, Sequence[tuple[int, ...]]]
 
 
 def desired_of(record: Record) -> Desired:
@@ -97,7 +101,10 @@ class Endpoints:
     async def describe_endpoint(self, context: Context, request: Members) -> Members:
         context.authorize("sagemaker:DescribeEndpoint", context.place.arn(KIND, request["EndpointName"]))
         record = await self._resources.get(KIND, context.place, request["EndpointName"])
-        return _description(record, self._instances)
+        placements = None
+        if desired_of(record).target.hosts:
+            placements = await self._resources.read(lambda c: components.placements(c, record.place, record.name))
+        return _description(record, self._instances, placements)
 
     async def list_endpoints(self, context: Context, request: Members) -> Members:
         context.authorize("sagemaker:ListEndpoints", "*")
@@ -141,6 +148,13 @@ class Endpoints:
             _must_be_updatable(record)
             target = snapshot(connection, context.place, request["EndpointConfigName"], record.uid, asked_at)
             _no_conversion_to_serverless(desired.target, target)
+            if bool(target.hosts) != bool(desired.target.hosts) and components.of_endpoint(
+                connection, context.place, record.name
+            ):
+                raise Invalid(
+                    "EndpointConfigName", f"Endpoint {record.name} has inference components; delete them first."
+                )
+            components.move_all(connection, context.place, record.name, target)
             if request.get("RetainAllVariantProperties"):
                 target = retain(target, desired.target, excluded)
             kept = desired.deployment_config if request.get("RetainDeploymentConfig") else {}
@@ -163,10 +177,16 @@ class Endpoints:
             if names.count(variant_name) > 1:
                 raise Invalid("VariantName", f'The variant name "{variant_name}" was non-unique within the request.')
 
-        def decide(_connection: Connection, record: Record) -> Mapping[str, Any] | None:
+        def decide(connection: Connection, record: Record) -> Mapping[str, Any] | None:
             desired = desired_of(record)
             _must_be_updatable(record)
             serving = observed_of(record).serving or desired.target
+            if serving.hosts:
+                hosts = _resize_hosts(connection, record, serving.hosts, asked)
+                resized_: Mapping[str, Any] = encode(
+                    replace(desired, target=replace(serving, hosts=hosts), revision=desired.revision + 1)
+                )
+                return resized_
             known = {variant.name: variant for variant in serving.variants}
             missing = [variant_name for variant_name in names if variant_name not in known]
             if missing:
@@ -188,8 +208,9 @@ class Endpoints:
         name = request["EndpointName"]
         context.authorize("sagemaker:DeleteEndpoint", context.place.arn(KIND, name))
 
-        def decide(_connection: Connection, record: Record) -> Mapping[str, Any] | None:
+        def decide(connection: Connection, record: Record) -> Mapping[str, Any] | None:
             desired = desired_of(record)
+            components.delete_all(connection, context.place, record.name)
             changed: Mapping[str, Any] = encode(replace(desired, deleted=True))
             return None if desired.deleted else changed
 
@@ -233,6 +254,30 @@ def _resize(variant: Variant, item: Members) -> Variant:
     return replace(variant, weight=weight, instance_count=count, serverless=serverless)
 
 
+def _resize_hosts(
+    connection: Connection, record: Record, hosts: tuple[HostVariant, ...], asked: list[Members]
+) -> tuple[HostVariant, ...]:
+    """Raises: Invalid."""
+    known = {host.name: host for host in hosts}
+    for item in asked:
+        name = item["VariantName"]
+        if name not in known:
+            raise Invalid(
+                "VariantName", f'The variant name(s) "{name}" is/are not present within endpoint configuration.'
+            )
+        if "ServerlessUpdateConfig" in item:
+            raise Invalid("ServerlessUpdateConfig", f"Variant {name} is not serverless.")
+        count = item.get("DesiredInstanceCount", known[name].instance_count)
+        resized_host = replace(known[name], instance_count=count, weight=item.get("DesiredWeight", known[name].weight))
+        needed = components.highest_instance(connection, record.place, record.name, name)
+        if resized_host.limit < needed:
+            raise Invalid(
+                "DesiredInstanceCount", f"Variant {name} has copies of inference components on {needed} instances."
+            )
+        known[name] = resized_host
+    return tuple(known.values())
+
+
 def _check_deployment_config(config: Members | None) -> None:
     """All at once is what is built; a policy that would be ignored is refused by name."""
     if not config:
@@ -249,7 +294,7 @@ def _check_deployment_config(config: Members | None) -> None:
         raise Unsupported("TerminationWaitInSeconds", "the old fleet goes when it has drained; give 0")
 
 
-def _description(record: Record, instances: Callable[[str], int]) -> Members:
+def _description(record: Record, instances: Callable[[str], int], placements: Placements | None) -> Members:
     desired, observed = desired_of(record), observed_of(record)
     state = status(desired, observed)
     shown = observed.serving or desired.target
@@ -275,6 +320,8 @@ def _description(record: Record, instances: Callable[[str], int]) -> Members:
             _variant(variant, wanted.get(variant.name, variant) if same else variant, observed, state)
             for variant in observed.serving.variants
         ]
+        if placements is not None:
+            answer["ProductionVariants"] = [_host(host, placements) for host in observed.serving.hosts]
         for variant in answer["ProductionVariants"]:
             if variant["VariantName"] in desired.scaling:  # it follows its backlog: what runs is what is wanted
                 account = observed.serving.fleet(record.place.region, record.name, variant["VariantName"])
@@ -286,6 +333,23 @@ def _description(record: Record, instances: Callable[[str], int]) -> Members:
             "StartTime": datetime.fromisoformat(desired.target.asked_at),
         }
     return answer
+
+
+def _host(host: HostVariant, placements: Placements) -> Members:
+    managed = present(
+        Status="ENABLED" if host.max_instances else None,
+        MinInstanceCount=host.min_instances,
+        MaxInstanceCount=host.max_instances,
+    )
+    return present(
+        VariantName=host.name,
+        CurrentWeight=host.weight,
+        DesiredWeight=host.weight,
+        CurrentInstanceCount=instances_in_use(placements.get(host.name, ()), host),
+        DesiredInstanceCount=instances_in_use(placements.get(host.name, ()), host),
+        ManagedInstanceScaling=managed if host.max_instances else None,
+        RoutingConfig={"RoutingStrategy": host.strategy},
+    )
 
 
 def _capture(deployment: Deployment) -> Members | None:

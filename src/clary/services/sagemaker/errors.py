@@ -8,7 +8,9 @@ from clary.wire.errors import WireError
 
 # Jobs have words of their own.
 JOBS = {"transform-job": "transform job"}
-KINDS = {"endpoint": "endpoint", "endpoint-config": "endpoint configuration", "model": "model"}
+KINDS = {"endpoint": "endpoint", "endpoint-config": "endpoint configuration", "model": "model"} | {
+    "inference-component": "inference component"
+}
 
 
 def wire_error(error: ClaryError) -> WireError:
@@ -35,6 +37,9 @@ def wire_error(error: ClaryError) -> WireError:
             return WireError(
                 "ValidationException", 400, f'Cannot create already existing {KINDS.get(kind, kind)} "{name}".'
             )
+        case NotReady(kind="inference-component", name=name, state=state):
+            text = f'Cannot update in-progress inference component "{name}" (it is {state}).'
+            return WireError("ValidationException", 400, text)
         case NotReady(name=name):
             return WireError("ValidationException", 400, f'Cannot update in-progress endpoint "{name}".')
         case Invalid(why=why):

@@ -42,9 +42,9 @@ class Models:
         name = request["ModelName"]
         arn = context.place.arn("model", name)
         context.authorize("sagemaker:CreateModel", arn)
-        _check_containers(request)
+        _check_together(request)
         for container in containers(request):
-            await self._check_data(context, container)
+            await self.check_container(context, container)
         if role := request.get("ExecutionRoleArn"):
             context.authorize("iam:PassRole", role)
         await self._resources.create(
@@ -57,6 +57,11 @@ class Models:
             tags_of_it=request.get("Tags", ()),
         )
         return {"ModelArn": arn}
+
+    async def check_container(self, context: Context, container: Members) -> None:
+        """A ContainerDefinition, and whether its data is there. Raises: Invalid, Unsupported, AccessDenied."""
+        _check_container(container)
+        await self._check_data(context, container)
 
     async def _check_data(self, context: Context, container: Members) -> None:
         for source in data_sources(container):
@@ -131,8 +136,8 @@ def mode_of(stored: Mapping[str, Any]) -> ExecutionMode:
     return ExecutionMode(stored.get("InferenceExecutionConfig", {}).get("Mode", ExecutionMode.SERIAL))
 
 
-def _check_containers(request: Members) -> None:
-    """Raises: Invalid, or Unsupported for what has not been built."""
+def _check_together(request: Members) -> None:
+    """Whether the containers make a model. Raises: Invalid."""
     if request.get("PrimaryContainer") is not None and request.get("Containers"):
         raise Invalid("PrimaryContainer", "Specify either PrimaryContainer or Containers, not both.")
     found = containers(request)
@@ -142,8 +147,6 @@ def _check_containers(request: Members) -> None:
     if "PrimaryContainer" in request and mode is ExecutionMode.DIRECT:
         raise Invalid("InferenceExecutionConfig", "Mode Direct goes with Containers, not with a PrimaryContainer.")
     check([_member(container) for container in found], mode)
-    for container in found:
-        _check_container(container)
 
 
 def _member(container: Members) -> Member:

@@ -41,10 +41,6 @@ KIND = TRANSFORM_JOB
 INSTANCES_MAX = 100
 ENVIRONMENT_VALUE_CHARS = 10_240
 STARTUP_TIMEOUT_S = 480  # 8 min, as for endpoints (container contract)
-# Members whose silent loss would be a lie about safety or results.
-REFUSED = {
-    "DataCaptureConfig": "data capture is not served yet; leave it out",
-}
 ECHOED = (
     "ModelName",
     "MaxConcurrentTransforms",
@@ -56,6 +52,7 @@ ECHOED = (
     "TransformOutput",
     "TransformResources",
     "DataProcessing",
+    "DataCaptureConfig",
     "ExperimentConfig",
 )
 
@@ -85,6 +82,9 @@ class TransformJobs:
         _check_refused(request)
         source, output = _places(request)
         _authorize_data(context, source, output)
+        captured = _capture_place(request)
+        if captured is not None:
+            _authorize_write(context, captured)
         handling = _handling(request)
         self._check_resources(request["TransformResources"])
         asked_at = self._now().isoformat()
@@ -107,6 +107,7 @@ class TransformJobs:
                     source_type=request["TransformInput"]["DataSource"]["S3DataSource"]["S3DataType"],
                     source_uri=str(source),
                     output_uri=str(output),
+                    capture_uri=str(captured or ""),
                     request=_echo(request),
                     asked_at=asked_at,
                 )
@@ -186,12 +187,15 @@ class TransformJobs:
 
 
 def _check_refused(request: Members) -> None:
-    for member, why in REFUSED.items():
-        if request.get(member):
-            raise Unsupported(member, why)
-    for outer, member in (("TransformOutput", "KmsKeyId"), ("TransformResources", "VolumeKmsKeyId")):
-        if request[outer].get(member):
+    for outer, member in (
+        ("TransformOutput", "KmsKeyId"),
+        ("TransformResources", "VolumeKmsKeyId"),
+        ("DataCaptureConfig", "KmsKeyId"),
+    ):
+        if request.get(outer, {}).get(member):
             raise Unsupported(member, f"data is not encrypted with KMS keys here; leave {member} out")
+    if request.get("DataCaptureConfig", {}).get("GenerateInferenceId"):
+        raise Unsupported("GenerateInferenceId", "join the input to the output by DataProcessing; leave it out")
     kind = request["TransformInput"]["DataSource"]["S3DataSource"]["S3DataType"]
     if kind not in ("S3Prefix", "ManifestFile"):
         raise Invalid("S3DataType", f"S3DataType {kind} is not allowed for transform jobs: S3Prefix or ManifestFile.")
@@ -214,12 +218,27 @@ def _places(request: Members) -> tuple[S3Uri, S3Uri]:
     return found[0], found[1]
 
 
+def _capture_place(request: Members) -> S3Uri | None:
+    """Where DataCaptureConfig's manifests go."""
+    uri = request.get("DataCaptureConfig", {}).get("DestinationS3Uri")
+    if uri is None:
+        return None
+    place = parse_s3_uri(uri)
+    if place is None:
+        raise Invalid("DestinationS3Uri", f"DestinationS3Uri {uri} is not served: only s3:// URIs are.")
+    return place
+
+
 def _authorize_data(context: Context, source: S3Uri, output: S3Uri) -> None:
     """The job acts with the rights of who creates it, as they are now."""
     context.authorize("s3:ListBucket", f"arn:aws:s3:::{source.bucket}")
     context.authorize("s3:GetObject", f"arn:aws:s3:::{source.bucket}/{source.key}*")
-    folder = output.key.rstrip("/")
-    context.authorize("s3:PutObject", f"arn:aws:s3:::{output.bucket}/{folder + '/' if folder else ''}*")
+    _authorize_write(context, output)
+
+
+def _authorize_write(context: Context, place: S3Uri) -> None:
+    folder = place.key.rstrip("/")
+    context.authorize("s3:PutObject", f"arn:aws:s3:::{place.bucket}/{folder + '/' if folder else ''}*")
 
 
 def _handling(request: Members) -> Handling:

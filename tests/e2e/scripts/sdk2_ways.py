@@ -1,0 +1,160 @@
+"""SageMaker Python SDK v2, the other ways to infer: asynchronous, captured, streamed, by inference components."""
+
+import json
+import os
+import tarfile
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import joblib
+import numpy as np
+import sagemaker
+import sklearn
+from sagemaker.async_inference import AsyncInferenceConfig, WaiterConfig
+from sagemaker.compute_resource_requirements.resource_requirements import ResourceRequirements
+from sagemaker.deserializers import CSVDeserializer
+from sagemaker.enums import EndpointType
+from sagemaker.model import Model
+from sagemaker.model_monitor import DataCaptureConfig
+from sagemaker.predictor import Predictor
+from sagemaker.s3 import S3Downloader
+from sagemaker.serializers import CSVSerializer
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+
+RUN = uuid.uuid4().hex[:8]
+ROWS, LABELS = load_iris(return_X_y=True)
+FITTED = LogisticRegression(max_iter=2000).fit(ROWS, LABELS)
+KIND = "ml.m5.large"
+WORDS = """
+def model_fn(model_dir):
+    return None
+
+def predict_fn(data, model):
+    return (f"word {number} ".encode() for number in range(3))
+
+def input_fn(body, content_type):
+    return body
+
+def output_fn(prediction, accept):
+    return prediction, "text/plain"
+"""
+
+
+def packed(session, folder, files):
+    archive = folder / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as out:
+        for name in files:
+            out.add(folder / name, arcname=name)
+    return session.upload_data(str(archive), key_prefix=f"ways-{RUN}/{uuid.uuid4().hex}")
+
+
+def model(session, role, folder, name):
+    joblib.dump(FITTED, folder / "model.joblib")
+    return Model(
+        image_uri=f"clary/sklearn:{sklearn.__version__}",
+        model_data=packed(session, folder, ["model.joblib"]),
+        role=role,
+        sagemaker_session=session,
+        predictor_cls=Predictor,
+        name=f"{name}-{RUN}",
+    )
+
+
+def right(told):
+    return [int(float(x)) for row in told for x in row] == FITTED.predict(ROWS).tolist()
+
+
+def asynchronous(session, role, folder):
+    bucket = session.default_bucket()
+    predictor = model(session, role, folder, "async").deploy(
+        1,
+        KIND,
+        serializer=CSVSerializer(),
+        deserializer=CSVDeserializer(),
+        async_inference_config=AsyncInferenceConfig(output_path=f"s3://{bucket}/ways-{RUN}/out"),
+    )
+    waiting = WaiterConfig(max_attempts=60, delay=1)
+    assert right(predictor.predict(ROWS, waiter_config=waiting))
+    later = [predictor.predict_async(ROWS) for _ in range(3)]
+    assert all(right(one.get_result(waiting)) for one in later)
+    predictor.delete_endpoint()
+
+
+def captured(session, role, folder):
+    place = f"s3://{session.default_bucket()}/ways-{RUN}/captured"
+    predictor = model(session, role, folder, "captured").deploy(
+        1,
+        KIND,
+        serializer=CSVSerializer(),
+        deserializer=CSVDeserializer(),
+        data_capture_config=DataCaptureConfig(True, sampling_percentage=100, destination_s3_uri=place),
+    )
+    assert right(predictor.predict(ROWS))
+    deadline = time.monotonic() + 120
+    while not (found := S3Downloader.list(place, sagemaker_session=session)):
+        assert time.monotonic() < deadline, "nothing was captured"
+        time.sleep(0.5)
+    record = json.loads(S3Downloader.read_file(found[0], sagemaker_session=session).splitlines()[0])
+    sent = [[float(x) for x in line.split(",")] for line in record["captureData"]["endpointInput"]["data"].splitlines()]
+    assert np.allclose(sent, ROWS)
+    predictor.delete_endpoint()
+
+
+def streamed(session, role, folder):
+    (folder / "code").mkdir()
+    (folder / "code" / "inference.py").write_text(WORDS)
+    predictor = Model(
+        image_uri=f"clary/sklearn:{sklearn.__version__}",
+        model_data=packed(session, folder, ["code/inference.py"]),
+        role=role,
+        sagemaker_session=session,
+        predictor_cls=Predictor,
+        name=f"streamed-{RUN}",
+    ).deploy(1, KIND, serializer=CSVSerializer())
+    pieces = list(predictor.predict_stream("go"))
+    assert b"".join(pieces) == b"word 0 word 1 word 2 ", pieces
+    predictor.delete_endpoint()
+
+
+def components(session, role, folder):
+    """Two models on one endpoint, which the SDK makes with the first of them."""
+    endpoint = f"shared-{RUN}"
+    needs = ResourceRequirements(requests={"num_cpus": 0.5, "memory": 512, "copies": 1})
+    predictors = []
+    for number in range(2):
+        name = f"part-{number}-{RUN}"
+        one = model(session, role, folder, f"component-{number}")
+        predictors.append(
+            one.deploy(
+                1,
+                KIND,
+                endpoint_name=endpoint,
+                endpoint_type=EndpointType.INFERENCE_COMPONENT_BASED,
+                inference_component_name=name,
+                resources=needs,
+                serializer=CSVSerializer(),
+                deserializer=CSVDeserializer(),
+            )
+        )
+        assert predictors[-1].component_name == name
+    assert all(right(predictor.predict(ROWS)) for predictor in predictors)
+    (related, _) = predictors[0].list_related_models()
+    assert f"part-1-{RUN}" in str(related), related
+    for predictor in predictors:
+        predictor.delete_predictor(wait=False)
+    session.delete_endpoint(endpoint)
+
+
+def main():
+    session = sagemaker.Session()
+    for story in (asynchronous, captured, streamed, components):
+        with tempfile.TemporaryDirectory() as folder:
+            story(session, os.environ["SAGEMAKER_ROLE"], Path(folder))
+        print(f"{story.__name__}: done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
