@@ -410,6 +410,29 @@ def test_a_container_must_be_named_where_one_may_be(clary: Clary, direct: str, p
         assert caught.value.response["Error"]["Code"] == "ValidationError"
 
 
+@pytest.mark.parametrize("mode", ["Serial", "Direct"])
+def test_one_of_them_may_hold_many_models(clary: Clary, uri: str, mode: str) -> None:
+    prefix = f"many-{uuid.uuid4().hex[:8]}"
+    for name in ("one", "two"):
+        made = clary.upload({"code/inference.py": STEP.replace('os.environ["NAME"]', repr(name))})
+        bucket, key = made.removeprefix("s3://").split("/", 1)
+        clary.client("s3").copy_object(Bucket=bucket, Key=f"{prefix}/{name}.tar.gz", CopySource=f"{bucket}/{key}")
+    many = {**step(f"s3://models/{prefix}/", "many"), "Mode": "MultiModel"}
+    endpoint = deploy(clary, model(clary, step(uri, "a"), many, mode=mode))
+    chosen = {"TargetContainerHostname": "many"} if mode == "Direct" else {}
+    for name in ("one", "two", "one"):
+        told = clary.invoke(endpoint, "x", "text/plain", TargetModel=f"{name}.tar.gz", Accept="text/x-mine", **chosen)
+        before = (
+            ("x", "text/plain", "")
+            if mode == "Direct"
+            else ("x>a(text/plain application/json )", "application/x-a", "a")
+        )
+        assert told.decode() == "{}>{}({} text/x-mine {})".format(before[0], name, *before[1:])
+    with pytest.raises(ClientError, match="is a multi-model endpoint"):
+        clary.invoke(endpoint, "x", "text/plain", **chosen)
+    clary.delete(endpoint)
+
+
 # -- what is recorded ----------------------------------------------------------------------------------
 
 
