@@ -26,6 +26,7 @@ ABSENT = {
 # The proxy knows these of ours and no other module of their rooms.
 PROXY_KNOWS = {
     "clary.domain.routing",
+    "clary.domain.containers",
     "clary.domain.scaling",
     "clary.domain.usage",
     "clary.domain.names",

@@ -19,6 +19,7 @@ WITHOUT_EFFECT = {
     "PutObject.ServerSideEncryption": "AES256 and aws:kms pass, as SDKs send them; nothing is encrypted or said to be",
     "CreateModel.VpcConfig": "recorded; workers have no network of their own anyway",
     "CreateModel.PrimaryContainer.ImageConfig": "recorded; images are resolved to environments, not pulled",
+    "CreateModel.Containers.ImageConfig": "recorded; see CreateModel.PrimaryContainer.ImageConfig",
     "CreateEndpointConfig.VpcConfig": "recorded; see CreateModel.VpcConfig",
     "CreateEndpointConfig.MetricsConfig": "recorded; metrics are published every minute",
     "ProductionVariant.VolumeSizeInGB": "bounds what a model archive may unpack to; no volume is made",

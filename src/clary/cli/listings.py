@@ -8,6 +8,7 @@ from typing import Any
 
 from clary.cli.local import Local
 from clary.cli.output import DataOption, JsonOption, console, data_dir, print_json, print_table
+from clary.domain.fleet_name import parse_fleet_name
 
 
 def _age(started_ns: int) -> str:
@@ -36,14 +37,15 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
     models = _models(local.proxy("facts"))
     rows: list[dict[str, Any]] = []
     for worker in facts["workers"]:
-        region, endpoint, variant, generation = worker["fleet"].split("/")
+        fleet = parse_fleet_name(worker["fleet"])
         rows.append(
             {
                 "kind": "worker",
-                "endpoint": endpoint,
-                "variant": variant,
-                "region": region,
-                "generation": int(generation),
+                "endpoint": fleet.endpoint,
+                "variant": fleet.variant,
+                **({"container": fleet.container} if fleet.container else {}),
+                "region": fleet.region,
+                "generation": int(fleet.generation),
                 "instance": worker["instance"],
                 "pid": worker["pid"],
                 "state": worker["state"],
@@ -67,14 +69,18 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(rows)
         return
+    several = any("container" in row for row in rows)
+    of_container = ("CONTAINER",) if several else ()
+    of_models = ("MODELS",) if models else ()
     print_table(
         "",
-        ("KIND", "ENDPOINT", "VARIANT", "PID", "STATE", "AGE", "MEMORY", *(("MODELS",) if models else ())),
+        ("KIND", "ENDPOINT", "VARIANT", *of_container, "PID", "STATE", "AGE", "MEMORY", *of_models),
         [
             (
                 row["kind"],
                 row.get("endpoint", ""),
                 row.get("variant", ""),
+                *((row.get("container", ""),) if several else ()),
                 row["pid"],
                 row["state"],
                 _age(row["started_ns"]) if "started_ns" in row else "",
@@ -115,9 +121,9 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
         console.print("[yellow]signatures are not verified (--no-auth)")
     rows = []
     for fleet, one in sorted(traffic["fleets"].items()):
-        region, _, variant, _ = fleet.split("/")
-        shown = f"{variant}/{one['component']}" if one["component"] else variant
-        rows.append((one["endpoint"], shown, region, one["ready"], one["starting"], one["inside"], one["waiting"]))
+        of = parse_fleet_name(fleet)
+        shown = f"{of.variant}/{one['component']}" if one["component"] else f"{of.variant} {of.container}".rstrip()
+        rows.append((one["endpoint"], shown, of.region, one["ready"], one["starting"], one["inside"], one["waiting"]))
     if rows:
         print_table("", ("ENDPOINT", "VARIANT", "REGION", "READY", "STARTING", "INSIDE", "WAITING"), rows)
     else:

@@ -73,6 +73,6 @@ def _events(client: Any, group: str, streams: str, since_ms: int) -> list[dict[s
 def _print(events: list[dict[str, Any]]) -> None:
     for event in events:
         at = time.strftime("%H:%M:%S", time.localtime(event["timestamp"] / 1000))
-        stream = event["logStreamName"].rpartition("/")[2]
+        stream = event["logStreamName"].partition("/")[2]  # the worker, and its container where there are several
         sys.stdout.write(f"{at}.{event['timestamp'] % 1000:03d} {stream} {event['message'].rstrip()}\n")
     sys.stdout.flush()

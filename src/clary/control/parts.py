@@ -46,6 +46,7 @@ from clary.controllers.unpacking import Unpacking
 from clary.domain import prices
 from clary.domain.asynchronous import age_s
 from clary.domain.errors import NotFound
+from clary.domain.fleet_name import account_of
 from clary.domain.topics import networks
 from clary.gateway.app import Gateway
 from clary.gateway.authentication import Authentication
@@ -292,9 +293,9 @@ class Control:
         """Whether the function, queue or topic of an ARN is there."""
         return await find_target(self.resources, arn) is not None
 
-    def _instances(self, fleet: str) -> int:
-        """How many instances of a fleet run."""
-        return len({worker["instance"] for worker in self._workers() if worker["fleet"] == fleet})
+    def _instances(self, account: str) -> int:
+        """How many instances of an account run, whichever of their containers do."""
+        return len({worker["instance"] for worker in self._workers() if account_of(worker["fleet"]) == account})
 
     def _ready_instances(self, fleet: str) -> int:
         """How many instances of a fleet have a worker that takes requests."""

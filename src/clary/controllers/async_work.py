@@ -1,27 +1,33 @@
 """One asynchronous invocation, step by step, on a thread: read the input, ask the worker, publish the outcome.
 
-Bodies pass in pieces, so that a gigabyte costs no more memory than a kilobyte. What is published under an invocation's
+Bodies pass in pieces, so that a gigabyte costs no more memory than a kilobyte; what one container of a pipeline makes
+for the next lies in an unnamed file meanwhile. What is published under an invocation's
 outcome carries its id in the object's content id: after a crash that tells whether it was done.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from clary.domain.asynchronous import MAX_INLINE_BYTES, Invocation, Outcome, Told
-from clary.domain.errors import NotFound
+from clary.domain.asynchronous import ASYNC_MAX_BYTES, MAX_INLINE_BYTES, Invocation, Outcome, Told
+from clary.domain.containers import ATTRIBUTES, Headers, handed_on, headers_for
+from clary.domain.errors import NotFound, StoreFailed
 from clary.domain.names import S3Uri, parse_s3_uri
-from clary.runtimes.leases import Used
+from clary.runtimes.leases import Place, Used
 from clary.store.object_info import ObjectInfo, ObjectMetadata
 from clary.store.object_reader import ObjectReader
 from clary.store.objects import ObjectStore
 from clary.store.put_session import PutSession
-from clary.worker_connection import Connection, Lost, Misanswered, TimedOut
+from clary.worker_connection import Answer, Connection, Lost, Misanswered, TimedOut
 
 CHUNK_BYTES = 1 << 20
+Body = bytes | Callable[[], Iterable[bytes]]
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 
@@ -45,8 +51,10 @@ class Asked:
 class AsyncWork:
     """The steps. All methods block; each invocation is one thread's at a time."""
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectStore, scratch: Path) -> None:
+        """`scratch` is a folder on the disk that the data lies on."""
         self._objects = objects
+        self._scratch = scratch
 
     def published(self, invocation: Invocation) -> Told | None:
         """The outcome that an earlier life published; None when there is none."""
@@ -67,17 +75,17 @@ class AsyncWork:
             return Told(outcome, info.metadata.system.get("content-type", ""), reason, body)
         return None
 
-    def ask(self, invocation: Invocation, address: str) -> Asked:
-        """The worker's answer, written down but not yet visible. Raises: InputMissing, ClaryError."""
+    def ask(self, invocation: Invocation, places: Sequence[Place]) -> Asked:
+        """The (last) worker's answer, written down but not yet visible. Raises: InputMissing, ClaryError."""
         started_ns = time.perf_counter_ns()
         if not invocation.input_uri:
-            return self._ask(invocation, address, invocation.content_type, invocation.body, len(invocation.body))
+            return self._ask(invocation, places, invocation.content_type, invocation.body, len(invocation.body))
         with self._input(invocation) as reader:
             kind = invocation.content_type or reader.info.metadata.system.get("content-type", "")
             size = reader.size_bytes
-            body = reader.read() if size <= CHUNK_BYTES else lambda: reader.chunks(CHUNK_BYTES)
+            body: Body = reader.read() if size <= CHUNK_BYTES else lambda: reader.chunks(CHUNK_BYTES)
             download_us = (time.perf_counter_ns() - started_ns) // 1000
-            asked = self._ask(invocation, address, kind, body, size)
+            asked = self._ask(invocation, places, kind, body, size)
         asked.download_us = download_us
         return asked
 
@@ -89,30 +97,39 @@ class AsyncWork:
         except NotFound as error:
             raise InputMissing(f"the input {invocation.input_uri} cannot be read: {error}") from error
 
-    def _ask(self, invocation: Invocation, address: str, content_type: str, body: bytes | object, size: int) -> Asked:
+    def _ask(
+        self, invocation: Invocation, places: Sequence[Place], content_type: str, body: Body, size_bytes: int
+    ) -> Asked:
         place = parse_s3_uri(invocation.output_uri)
         assert place is not None
         taken = _Taken(self._objects, place)
-        connection = Connection(address)
-        started_ns = time.perf_counter_ns()
+        times_us: list[int] = []
         status, end, reason, lost = 500, "", "", False
+        ends_s = time.monotonic() + invocation.timeout_s
+        headers = _headers(invocation, content_type or DEFAULT_CONTENT_TYPE)
+        kept: list[_Kept] = []
+        sent: Body = body
+        length_bytes = size_bytes
         try:
-            answer = connection.request(
-                "POST",
-                "/invocations",
-                _headers(invocation, content_type or DEFAULT_CONTENT_TYPE),
-                body,  # type: ignore[arg-type]
-                float(invocation.timeout_s),
-                taken.begin,
-                size,
-            )
-            status = answer.status
-            if not 200 <= status < 300:
-                text = answer.body.decode("utf-8", errors="replace")
-                kind = "client" if 400 <= status < 500 else "server"
-                reason = f'Received {kind} error ({status}) from primary with message "{text}".'
-            elif taken.session is None:  # a 2xx without a body never called for its sink
-                taken.begin(answer.headers)
+            for number, worker in enumerate(places):
+                last = number == len(places) - 1
+                sink = taken if last else _Kept(self._scratch)
+                if isinstance(sink, _Kept):
+                    kept.append(sink)
+                with _timed(times_us):
+                    answer = _request(worker, headers_for(headers, last), sent, length_bytes, ends_s, sink)
+                status = answer.status
+                if not 200 <= status < 300:
+                    text = answer.body.decode("utf-8", errors="replace")
+                    kind = "client" if 400 <= status < 500 else "server"
+                    reason = f'Received {kind} error ({status}) from {worker.container} with message "{text}".'
+                    break
+                if isinstance(sink, _Kept):
+                    told = answer.headers
+                    headers = handed_on(headers, told.get("content-type", ""), told.get(ATTRIBUTES, ""))
+                    sent, length_bytes = sink.chunks, sink.size_bytes
+                elif taken.session is None:  # a 2xx without a body never called for its sink
+                    taken.begin(answer.headers)
         except TimedOut:
             end = "hung"
             reason = f"The model gave no answer within {invocation.timeout_s} s (InvocationTimeoutSeconds)."
@@ -127,12 +144,12 @@ class AsyncWork:
             taken.abort()
             raise
         finally:
-            connection.close()
+            for one in kept:
+                one.close()
         if reason:
             taken.abort()
-        model_us = (time.perf_counter_ns() - started_ns) // 1000
         return Asked(
-            Used(status, model_us, size, taken.size_bytes, end),
+            Used(status, tuple(times_us), size_bytes, taken.size_bytes, end),
             None if reason else taken.session,
             taken.content_type,
             reason,
@@ -163,6 +180,56 @@ class AsyncWork:
             except NotFound as error:  # its bucket has gone: the notification and the log are left to tell it
                 reason = f"{reason} (and the failure object could not be written: {error})"
         return Told(Outcome.FAILED, "", reason, text)
+
+
+@contextmanager
+def _timed(times_us: list[int]) -> Iterator[None]:
+    """Adds how long it took, however it ends."""
+    started_ns = time.perf_counter_ns()
+    try:
+        yield
+    finally:
+        times_us.append((time.perf_counter_ns() - started_ns) // 1000)
+
+
+def _request(
+    worker: Place, headers: Headers, body: Body, size_bytes: int, ends_s: float, sink: _Taken | _Kept
+) -> Answer:
+    """One exchange with one worker. Raises: Lost, TimedOut, Misanswered, and what the sink does."""
+    connection = Connection(worker.address)
+    left_s = max(0.0, ends_s - time.monotonic())
+    try:
+        return connection.request("POST", "/invocations", headers, body, left_s, sink.begin, size_bytes)
+    finally:
+        connection.close()
+
+
+class _Kept:
+    """A response that is the next container's request; in memory while it is small."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.SpooledTemporaryFile(CHUNK_BYTES, dir=str(folder))  # noqa: SIM115
+        self.size_bytes = 0
+
+    def begin(self, _headers: Mapping[str, str]) -> _Kept:
+        return self
+
+    def __call__(self, data: bytes) -> None:
+        self.size_bytes += len(data)
+        if self.size_bytes > ASYNC_MAX_BYTES:
+            raise ValueError(f"its body is larger than {ASYNC_MAX_BYTES} bytes")
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise StoreFailed("keeping what a container has made", detail=str(error)) from error
+
+    def chunks(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        while data := self._file.read(CHUNK_BYTES):
+            yield data
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _Taken:
@@ -206,10 +273,11 @@ def _content_id(invocation: Invocation) -> str:
     return f"{invocation.id}{uuid.uuid4().hex[:8]}"
 
 
-def _headers(invocation: Invocation, content_type: str) -> Iterable[tuple[str, str]]:
-    yield "Content-Type", content_type
-    if invocation.accept:
-        yield "Accept", invocation.accept
-    if invocation.custom_attributes:
-        yield "X-Amzn-SageMaker-Custom-Attributes", invocation.custom_attributes
-    yield "X-Amzn-SageMaker-Inference-Id", invocation.inference_id
+def _headers(invocation: Invocation, content_type: str) -> list[tuple[str, str]]:
+    named = (
+        ("content-type", content_type),
+        ("accept", invocation.accept),
+        (ATTRIBUTES, invocation.custom_attributes),
+        ("x-amzn-sagemaker-inference-id", invocation.inference_id),
+    )
+    return [(name, value) for name, value in named if value]

@@ -43,7 +43,7 @@ PAGE = 256  # rows of one endpoint that are kept in memory
 SLOT_WAIT_S = 10.0  # then it is asked for anew: who waits for a slot takes up room that others could use
 TRANSFER_S = 60.0  # on top of InvocationTimeoutSeconds, before the proxy takes a slot for forgotten
 AGAIN_S = 1.0
-UNUSED = Used(0, 0, 0, 0, "unused")
+UNUSED = Used(0, (), 0, 0, "unused")
 
 Notify = Callable[[str, str, str], Awaitable[None]]  # topic ARN, message, message id
 
@@ -86,7 +86,7 @@ class AsyncController:
         self._metrics = metrics
         self._notify = notify
         self._now = now
-        self._work = AsyncWork(objects)
+        self._work = AsyncWork(objects, layout.data)
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="async")
         self._room = asyncio.Semaphore(concurrency)
         self._lines: dict[int, _Line] = {}
@@ -211,7 +211,7 @@ class AsyncController:
             return await self._end(line, invocation, told)
         began_us = self._now_us()
         try:
-            asked = await self._thread(self._work.ask, invocation, grant.address)
+            asked = await self._thread(self._work.ask, invocation, grant.places)
         except InputMissing as error:
             await _release(holder, UNUSED)
             self._metrics.count(line.place, line.name, grant.variant, "RequestDownloadFailures")

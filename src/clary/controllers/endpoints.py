@@ -17,7 +17,7 @@ from clary.controllers.component_places import ComponentPlaces
 from clary.controllers.loop import Key, Loop
 from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Endpoint, Publisher, ask_proxy, read
-from clary.domain.endpoint import Observed
+from clary.domain.endpoint import Observed, prepared_of
 from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, parse_fleet_name
 from clary.domain.rollout import Verdict, rolling_out, running, verdict
 from clary.failpoints import failpoint
@@ -112,11 +112,11 @@ class EndpointController:
             failpoint("endpoint.after_prepared")
         await self._publish_if_changed(endpoint)
         failpoint("endpoint.after_launch")
-        views = {variant.name: self._runtime.view(endpoint.fleet(target, variant.name)) for variant in target.variants}
-        for variant in target.variants:
-            wanted = self._publisher.sizes(endpoint, target)[variant.name]
-            if views[variant.name].live < wanted.proof and not wanted.min:
-                await self._runtime.request("ensure", fleet=endpoint.fleet(target, variant.name), n=wanted.proof)
+        views = {part.name: self._runtime.view(endpoint.fleet(target, part.name)) for part in target.parts}
+        for part in target.parts:
+            wanted = self._publisher.sizes(endpoint, target)[part.name]
+            if views[part.name].live < wanted.proof and not wanted.min:
+                await self._runtime.request("ensure", fleet=endpoint.fleet(target, part.name), n=wanted.proof)
         outcome, failed = verdict(self._publisher.sizes(endpoint, target), views)
         if outcome is Verdict.FAILED:
             return await self._give_up(endpoint, views[failed].reason)
@@ -149,16 +149,16 @@ class EndpointController:
         endpoint = await self._report(endpoint, observed, touch=True)
         failpoint("endpoint.after_in_service")
         log.info("endpoint=%s event=in_service number=%d", endpoint.record.name, target.number)
-        for variant in target.variants:
-            self._runtime.forget(endpoint.fleet(target, variant.name))
+        for part in target.parts:
+            self._runtime.forget(endpoint.fleet(target, part.name))
         await self._publish_if_changed(endpoint)
         return DRAIN_LOOK_S if retiring else None
 
     def _notes(self, endpoint: Endpoint) -> tuple[str, ...]:
         notes = []
-        for variant in endpoint.desired.target.variants:
-            notes += list(self._publisher.share(variant).notes)
-            prepared = endpoint.observed.prepared.get(f"{endpoint.desired.target.number}/{variant.name}")
+        for part in endpoint.desired.target.parts:
+            notes += list(self._publisher.share(part).notes)
+            prepared = prepared_of(endpoint.observed, endpoint.desired.target, part.name)
             if prepared and prepared.image and prepared.image.note:
                 notes.append(prepared.image.note)
         level = self._runtime.isolation.get("level", "none")
@@ -192,10 +192,7 @@ class EndpointController:
         left = tuple(
             deployment
             for deployment in endpoint.observed.retiring
-            if any(
-                facts.get(endpoint.fleet(deployment, variant.name), {}).get("inside", 0)
-                for variant in deployment.variants
-            )
+            if any(facts.get(endpoint.fleet(deployment, part.name), {}).get("inside", 0) for part in deployment.parts)
         )
         if len(left) == len(endpoint.observed.retiring):
             return DRAIN_LOOK_S

@@ -63,8 +63,9 @@ class GarbageCollector:
                 wanted |= {prepared.model_dir, prepared.code_dir, prepared.cache_dir}
                 wanted |= set(prepared.additional_dirs.values())
         for record in await self._resources.unfinished(TRANSFORM_JOB, CLEARED):
-            of_job = decode(TransformObserved, record.observed).prepared
-            if of_job is not None:
+            observed = decode(TransformObserved, record.observed)
+            for of_job in (observed.prepared, *observed.further) if observed.prepared is not None else ():
+                assert of_job is not None
                 wanted |= {of_job.model_dir, of_job.code_dir, of_job.cache_dir, *of_job.additional_dirs.values()}
         return await asyncio.to_thread(self._remove_all_but, wanted)
 

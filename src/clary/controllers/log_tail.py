@@ -1,7 +1,8 @@
 """Workers' log files to log streams, on a thread of its own.
 
 A worker writes its own append-only file; nobody stands between. This thread reads what was added, cuts it into lines
-and appends them to the stream `<variant>/<worker id>` of the endpoint's group, or `<job>/<worker id>` of the jobs'.
+and appends them to the stream `<variant>/<worker id>` of the endpoint's group, or `<job>/<worker id>` of the jobs';
+of a model of several containers to `<variant>/<worker id>/<container>`.
 A stream's records say how far the file was read, so a restart goes on exactly there.
 
 Work is bounded: one step reads at most 1 MiB of one file, files take turns, and a busy step is followed by a rest of
@@ -164,7 +165,8 @@ class LogTail:
 
     def _stream(self, fleet: FleetName, worker: str) -> tuple[Place, str, str]:
         first = fleet.owner if fleet.kind == TRANSFORM_JOB else fleet.variant
-        return Place(self._account, fleet.region), group_of(fleet), f"{first}/{worker}"
+        stream = f"{first}/{worker}/{fleet.container}" if fleet.container else f"{first}/{worker}"
+        return Place(self._account, fleet.region), group_of(fleet), stream
 
     @staticmethod
     def _changed_s(file: _File) -> float:

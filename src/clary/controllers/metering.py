@@ -27,9 +27,9 @@ from clary.controllers.model_gauges import Instances, of_instances
 from clary.controllers.process_gauges import Gauge, ProcessGauges
 from clary.domain import ledger as money
 from clary.domain.errors import StoreFailed
-from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, parse_fleet_name
+from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, account_of, parse_fleet_name
 from clary.domain.ledger import FleetBook, Label, Life
-from clary.domain.metrics import ZEROS, Metric, Sample, constant, of_component, of_growth, of_values
+from clary.domain.metrics import ZEROS, Metric, Sample, constant, container_latency, of_component, of_growth, of_values
 from clary.domain.names import Place
 from clary.domain.prices import PriceBook
 from clary.domain.usage import Usage
@@ -287,9 +287,18 @@ class Metering:
             change.books[usage.fleet] = book
             if not growth:
                 continue
-            place, dimensions = self._variant(usage.fleet)
-            for name, (unit, sample) in self._samples(change, usage.fleet, growth).items():
-                self._series.add(connection, place, Metric(VARIANT_METRICS, name, dimensions, unit), at_s, sample)
+            place, variant = self._variant(usage.fleet)
+            container = parse_fleet_name(usage.fleet).container
+            own = tuple(sorted((*variant, ("ContainerName", container))))
+            scopes = [(variant, self._samples(change, usage.fleet, growth))]
+            if container:
+                # A pipeline's requests are counted in its variant's account, its steps here; in direct mode each
+                # request is its container's, and the variant's too.
+                whole = [] if usage["steps"] else [*scopes, (own, scopes[0][1])]
+                scopes = [*whole, (own, container_latency(growth))]
+            for dimensions, made in scopes:
+                for name, (unit, sample) in made.items():
+                    self._series.add(connection, place, Metric(VARIANT_METRICS, name, dimensions, unit), at_s, sample)
 
     def _samples(self, change: _Change, fleet: str, growth: Mapping[int, int]) -> dict[str, tuple[str, Sample]]:
         if parse_fleet_name(fleet).kind != INFERENCE_COMPONENT:
@@ -299,7 +308,7 @@ class Metering:
 
     def _instances(self, change: _Change, fleet: str) -> int:
         """Instances of the fleet's variant, over all its generations."""
-        variant = fleet.rpartition("/")[0] + "/"
+        variant = account_of(fleet).rpartition("/")[0] + "/"
         books = {**self._books, **change.books}
         return sum(book.lives for name, book in books.items() if name.startswith(variant))
 

@@ -20,7 +20,7 @@ from clary.controllers.artifacts import Artifacts, folder_bytes
 from clary.controllers.turns import Turns
 from clary.domain.endpoint import DataSource, Observed, Variant, prepared_of
 from clary.domain.errors import ClaryError, NotFound, StoreFailed
-from clary.domain.fleet_name import parse_fleet_name
+from clary.domain.fleet_name import parse_fleet_name, part_name
 from clary.domain.multimodel import least_recent_files
 from clary.domain.names import Place, S3Uri, parse_s3_uri
 from clary.runtimes.process import ProcessRuntime
@@ -132,10 +132,11 @@ class MultiModels:
         for deployment in (observed.routed, observed.serving, *observed.retiring):
             if deployment is None or str(deployment.number) != name.generation:
                 continue
-            for variant in deployment.variants:
-                prepared = prepared_of(observed, deployment, variant.name)
-                if variant.name == name.variant and variant.container.multi_model and prepared is not None:
-                    return variant, Path(prepared.model_dir)
+            for part in deployment.parts:
+                prepared = prepared_of(observed, deployment, part.name)
+                here = part.name == part_name(name.variant, name.container)
+                if here and part.container.multi_model and prepared is not None:
+                    return part, Path(prepared.model_dir)
         raise NotFound("multi-model variant", fleet)
 
 

@@ -89,10 +89,10 @@ class Preparation:
     async def look(
         self, endpoint: Endpoint, deployment: Deployment, wake: Callable[[int], None]
     ) -> tuple[dict[str, Prepared] | None, str, str]:
-        """(what is prepared by "number/variant", or None while it is not; the problem that ends it; progress)."""
+        """(what is prepared by "number/part", or None while it is not; the problem that ends it; progress)."""
         stored = {
-            f"{deployment.number}/{variant.name}": prepared_of(endpoint.observed, deployment, variant.name)
-            for variant in deployment.variants
+            f"{deployment.number}/{part.name}": prepared_of(endpoint.observed, deployment, part.name)
+            for part in deployment.parts
         }
         if all(stored.values()):
             self._jobs.pop(deployment.number, None)
@@ -111,25 +111,27 @@ class Preparation:
         return (None, job.problem, "") if job.problem else (job.prepared, "", "")
 
     async def _run(self, endpoint: Endpoint, deployment: Deployment, job: _Job, wake: Callable[[int], None]) -> None:
-        variant_name = ""
+        name = ""
         try:
             for variant in deployment.variants:
-                variant_name = variant.name
-                prepared = await self._variant(endpoint, deployment.number, variant, job)
-                failpoint("preparation.after_uid")
-                folder = self._snapshots / f"{deployment.number}-{variant.name}"
-                _own_folder(folder, prepared.uid)
-                failpoint("preparation.after_folder")
-                job.prepared[f"{deployment.number}/{variant.name}"] = replace(prepared, cache_dir=str(folder))
+                for place, part in enumerate(variant.parts):
+                    name = part.name
+                    prepared = await self._part(endpoint, deployment.number, part, place, job)
+                    failpoint("preparation.after_uid")
+                    folder = self._snapshots / f"{deployment.number}-{name}"
+                    _own_folder(folder, prepared.uid)
+                    failpoint("preparation.after_folder")
+                    job.prepared[f"{deployment.number}/{name}"] = replace(prepared, cache_dir=str(folder))
         except ClaryError as error:
-            job.problem = failure_text(variant_name, str(error), (), "")
+            job.problem = failure_text(name, str(error), (), "")
         except OSError as error:
-            job.problem = failure_text(variant_name, f"the host refused: {error}", (), "see `clary doctor`")
+            job.problem = failure_text(name, f"the host refused: {error}", (), "see `clary doctor`")
         finally:
             job.done = True
             wake(endpoint.record.uid)
 
-    async def _variant(self, endpoint: Endpoint, number: int, variant: Variant, job: _Job) -> Prepared:
+    async def _part(self, endpoint: Endpoint, number: int, variant: Variant, place: int, job: _Job) -> Prepared:
+        """A part of a deployment (see `Deployment.parts`); `place` is its container's among the variant's, from 0."""
         container = variant.container
 
         def progress(text: str) -> None:
@@ -165,7 +167,7 @@ class Preparation:
         refusal = admit(size, max(1, variant.instance_count), self._host())
         if refusal:
             raise Unsupported("this deployment", refusal)
-        uid = await self._resources.worker_uid(endpoint.record.uid, *self._uids)
+        uid = await self._resources.worker_uid(endpoint.record.uid, *self._uids, place)
         return Prepared(
             python=environment.python,
             prefixes=environment.prefixes,

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clary.domain.fleet_name import account_of
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One instance over the last look's time: CPU in percent of one core (so 0 to 100 times the cores), memory now."""
+    """One instance, all its containers, over the last look's time: CPU in percent of one core (so 0 to 100 times the
+    cores), memory now."""
 
     fleet: str
     instance: int
@@ -56,7 +59,7 @@ class ProcessGauges:
             before, since_s = self._before.get(worker["worker"], (0, worker["started_ns"] / 1e9))
             seen[worker["worker"]] = (ticks, now_s)
             elapsed_s = now_s - since_s
-            total = totals.setdefault((worker["fleet"], worker["instance"]), [0.0, 0.0])
+            total = totals.setdefault((account_of(worker["fleet"]), worker["instance"]), [0.0, 0.0])
             if elapsed_s > 0:  # a process of the session that ended takes its time with it: never below nothing
                 total[0] += max(0, ticks - before) / _TICKS_PER_S / elapsed_s * 100
             total[1] += sum(process.resident_bytes for process in mine)

@@ -18,7 +18,15 @@ from clary import tables
 from clary.domain.asynchronous import ASYNC_MAX_BYTES, AsyncConfig, most_processes, worker_concurrency
 from clary.domain.component import Component
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
-from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, TRANSFORM_JOB, owner_name, transform_fleet
+from clary.domain.fleet_name import (
+    ENDPOINT,
+    INFERENCE_COMPONENT,
+    TRANSFORM_JOB,
+    account_of,
+    owner_name,
+    parse_fleet_name,
+    transform_fleet,
+)
 from clary.domain.isolation import zygote_environ, zygote_key
 from clary.domain.placement import Host, Share, fit_copy, fit_instance, fit_serverless
 from clary.domain.prices import PriceBook
@@ -35,6 +43,8 @@ from clary.store.resources import Record, Resources
 KEEP_ALIVE_TAG = "clary:keep-alive-s"
 SCALE_TO_ZERO_TAG = "clary:scale-to-zero"
 PROXY_LIMIT_S = 5.0
+PIDS = 512  # processes and threads, for each container of an instance
+SAFE_PORTS = "8081-8180"  # besides SAGEMAKER_BIND_TO_PORT, of a container that stands among others
 JOB_DRAIN_S = 1.0  # a job's workers go when nobody waits for what they compute
 
 
@@ -77,6 +87,14 @@ class TransformJob:
     @property
     def fleet(self) -> str:
         return transform_fleet(self.record.place.region, self.record.name, self.desired.number)
+
+    @property
+    def fleets(self) -> tuple[str, ...]:
+        """Of its model's containers, in order; the job's own where there is one only."""
+        whole = parse_fleet_name(self.fleet)
+        several = bool(self.desired.variant.further)
+        names = [part.container.hostname if several else "" for part in self.desired.variant.parts]
+        return tuple(str(replace(whole, container=name)) for name in names)
 
 
 def read_job(record: Record) -> TransformJob:
@@ -131,25 +149,28 @@ class Publisher:
         return fit_instance(kind, self._host(), count)
 
     def sizes(self, endpoint: Endpoint, deployment: Deployment) -> dict[str, FleetSize]:
-        """The workers each variant of a deployment should have now."""
+        """The workers each part of a deployment should have now."""
         serving = endpoint.observed.serving
         in_service = serving is not None and serving.number == deployment.number
         if in_service and rolling_out(endpoint.desired, endpoint.observed):
             in_service = False  # new counts have to be proven like a new fleet
         return {
-            variant.name: size(
-                variant, endpoint.desired, self.share(variant, deployment.asynchronous).processes, in_service
-            )
-            for variant in deployment.variants
+            part.name: size(part, endpoint.desired, self.share(part, deployment.asynchronous).processes, in_service)
+            for part in deployment.parts
         }
 
     def async_slots(self, endpoint: Endpoint, deployment: Deployment) -> int:
         """Asynchronous invocations that a deployment can work on at once, when all its instances are up."""
         if deployment.asynchronous is None:
             return 0
+        sizes = self.sizes(endpoint, deployment)
+        # A pipeline takes no more than the narrowest of its containers.
         return sum(
-            max(1, wanted.max) * worker_concurrency(deployment.asynchronous, wanted.processes)
-            for wanted in self.sizes(endpoint, deployment).values()
+            min(
+                max(1, wanted.max) * worker_concurrency(deployment.asynchronous, wanted.processes)
+                for wanted in (sizes[part.name] for part in variant.parts)
+            )
+            for variant in deployment.variants
         )
 
     async def publish(self) -> None:
@@ -226,27 +247,31 @@ class Publisher:
             for deployment in running(endpoint.desired, endpoint.observed):
                 sizes = self.sizes(endpoint, deployment)
                 for variant in deployment.variants:
-                    prepared = prepared_of(endpoint.observed, deployment, variant.name)
-                    if prepared is None:
-                        continue
-                    name = endpoint.fleet(deployment, variant.name)
-                    share = self.share(variant, deployment.asynchronous)
-                    fleets[name] = self._fleet(endpoint.record, variant, share, prepared, sizes[variant.name])
-                    if deployment.component is not None:
-                        fleets[name] |= _hosted(endpoint, deployment.component, sizes[variant.name])
-                    if deployment.asynchronous is not None:
-                        fleets[name]["worker"]["max_payload_bytes"] = ASYNC_MAX_BYTES
-                    _add_zygote(zygotes, fleets[name], prepared, variant)
+                    for part in variant.parts:
+                        prepared = prepared_of(endpoint.observed, deployment, part.name)
+                        if prepared is None:
+                            continue
+                        name = endpoint.fleet(deployment, part.name)
+                        share = self.share(part, deployment.asynchronous)
+                        fleets[name] = self._fleet(endpoint.record, part, share, prepared, sizes[part.name])
+                        _among(fleets[name], name, len(variant.parts))
+                        if deployment.component is not None:
+                            fleets[name] |= _hosted(endpoint, deployment.component, sizes[part.name])
+                        if deployment.asynchronous is not None:
+                            fleets[name]["worker"]["max_payload_bytes"] = ASYNC_MAX_BYTES
+                        _add_zygote(zygotes, fleets[name], prepared, part)
         for job in jobs:
-            prepared = job.observed.prepared
-            if prepared is not None and runs(job.desired, job.observed):
-                variant = job.desired.variant
-                full = variant.instance_count * self.share(variant).processes
-                fleet = self._fleet(job.record, variant, self.share(variant), prepared, FleetSize(full, full, full))
+            if job.observed.prepared is None or not runs(job.desired, job.observed):
+                continue
+            all_prepared = (job.observed.prepared, *job.observed.further)
+            for name, part, prepared in zip(job.fleets, job.desired.variant.parts, all_prepared, strict=True):
+                full = part.instance_count * self.share(part).processes
+                fleet = self._fleet(job.record, part, self.share(part), prepared, FleetSize(full, full, full))
+                _among(fleet, name, len(all_prepared))
                 fleet["worker"] |= {"transform": True, "max_payload_bytes": max_body_bytes(job.desired.handling)}
                 fleet["drain_s"] = JOB_DRAIN_S
-                fleets[job.fleet] = fleet
-                _add_zygote(zygotes, fleet, prepared, variant)
+                fleets[name] = fleet
+                _add_zygote(zygotes, fleet, prepared, part)
         return {"generation": self._generation, "fleets": fleets, "zygotes": zygotes}
 
     def _fleet(
@@ -270,7 +295,7 @@ class Publisher:
         )
         return {
             "endpoint": record.name,
-            "variant": variant.name,
+            "variant": variant.production_variant,
             "min": wanted.min,
             "max": max(wanted.max, 1),
             "processes_per_instance": share.processes,
@@ -279,7 +304,7 @@ class Publisher:
             "prefixes": list(prepared.prefixes),
             "worker": {
                 "endpoint_name": record.name,
-                "variant_name": variant.name,
+                "variant_name": variant.production_variant,
                 "framework": prepared.framework,
                 "model_dir": model_dir,
                 "code_dir": code_dir,
@@ -304,11 +329,21 @@ class Publisher:
             "label": {
                 "region": record.place.region,
                 "endpoint": record.name,
-                "variant": variant.name,
+                "variant": variant.production_variant,
                 "instance_type": variant.instance_type,
                 "serverless_mib": variant.serverless.memory_mib if variant.serverless else 0,
             },
         }
+
+
+def _among(fleet: dict[str, Any], name: str, containers: int) -> None:
+    """One of an instance's `containers`: they share its limits, so that it is no larger than a single one's."""
+    if containers == 1:
+        return
+    fleet["group"] = account_of(name)
+    fleet["pids"] = PIDS * containers
+    fleet["worker"]["memory_bytes"] //= containers  # what a server that holds many models keeps to by itself
+    fleet["environ"] = {"SAGEMAKER_SAFE_PORT_RANGE": SAFE_PORTS, **fleet["environ"]}
 
 
 def _hosted(one: Endpoint, component: Component, wanted: FleetSize) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The ledger against the raw usage, computed a second way: no folding, no increments, one sum a fleet and meter.
 
-For every instance the lives in the journal are joined to a union of intervals, whose length times the price is what the
-ledger's rows must add up to, and whose extent the rows must cover without gap or overlap. For counted meters the
-counters' own totals are priced. Only what metering has read already takes part; what it has yet to read is told apart.
+For every instance the lives in the journal, those of all its containers, are joined to a union of intervals, whose
+length times the price is what the ledger's rows must add up to, and whose extent the rows must cover without gap or
+overlap. For counted meters the counters' own totals are priced. Only what metering has read already takes part; what it
+has yet to read is told apart.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from clary.domain.fleet_name import account_of
 from clary.domain.ledger import COUNTED, UNITS, CostEntry, FleetBook, InstanceTime, Meter, Span, union
 from clary.domain.usage import INDEX
 from clary.paths import Layout
@@ -97,7 +99,8 @@ def reconcile(layout: Layout, database: Database | None = None) -> Reconciliatio
         ledger_nanousd,
         raw_nanousd,
         tuple(differences),
-        tuple(sorted(fleet for fleet, book in held.books.items() if book.tariff is None)),
+        # A container's calls are counted; it costs nothing beside its instance.
+        tuple(sorted(f for f, book in held.books.items() if book.tariff is None and account_of(f) == f)),
         len(journal) - held.mark.position,
         behind_requests,
     )

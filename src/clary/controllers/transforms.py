@@ -24,7 +24,7 @@ from clary.controllers.publication import Endpoint, Publisher, TransformJob, rea
 from clary.controllers.transform_objects import TransformObjects
 from clary.domain.endpoint import Deployment, Desired, Observed
 from clary.domain.errors import Invalid, NotFound, StoreFailed
-from clary.domain.fleet_name import TRANSFORM_JOB
+from clary.domain.fleet_name import TRANSFORM_JOB, account_of
 from clary.domain.rollout import START_ATTEMPTS
 from clary.domain.transform_job import CLEARED, TransformJobStatus, TransformObserved
 from clary.domain.transform_plan import Order
@@ -98,8 +98,9 @@ class TransformController:
 
     def fleet_changed(self, fleet: str) -> None:
         """A worker of `fleet` changed its state."""
-        if fleet in self._fleets:
-            self.loop.add(self._fleets[fleet])
+        uid = self._fleets.get(account_of(fleet))
+        if uid is not None:
+            self.loop.add(uid)
 
     def progress(self, uid: int) -> dict[str, Any]:
         """What the job's engine told last; empty when it has told nothing."""
@@ -146,12 +147,16 @@ class TransformController:
             if progress != job.observed.progress:
                 await self._report(job, progress=progress)
             return SLOW_LOOK_S
-        made = prepared[f"{deployment.number}/{variant.name}"]
-        notes = list(self._publisher.share(variant).notes)
-        if made.image and made.image.note:
-            notes.append(made.image.note)
+        made = [prepared[f"{deployment.number}/{part.name}"] for part in variant.parts]
+        notes = [note for part in variant.parts for note in self._publisher.share(part).notes]
+        notes += [one.image.note for one in made if one.image and one.image.note]
         await self._report(
-            job, prepared=made, progress="running", started_at=self._now().isoformat(), notes=tuple(notes)
+            job,
+            prepared=made[0],
+            further=tuple(made[1:]),
+            progress="running",
+            started_at=self._now().isoformat(),
+            notes=tuple(dict.fromkeys(notes)),
         )
         failpoint("transform.after_prepared")
         return 0.0
@@ -172,9 +177,9 @@ class TransformController:
             job = await self._publish_outputs(job, folder)
         except NotFound:
             return await self._end(job, TransformJobStatus.FAILED, OUTPUT_GONE)
-        view = self._runtime.view(job.fleet)
-        if not view.ready and (view.hopeless or view.failures >= START_ATTEMPTS):
-            return await self._end(job, TransformJobStatus.FAILED, f"AlgorithmError: {view.reason}")
+        for view in (self._runtime.view(fleet) for fleet in job.fleets):
+            if not view.ready and (view.hopeless or view.failures >= START_ATTEMPTS):
+                return await self._end(job, TransformJobStatus.FAILED, f"AlgorithmError: {view.reason}")
         if not ended:
             return LOOK_S
         return await self._engine_ended(job, folder, engine)
@@ -184,12 +189,12 @@ class TransformController:
         logs = self._layout.worker_logs / job.fleet.replace("/", "~")
         logs.mkdir(mode=0o700, exist_ok=True)
         variant = job.desired.variant
-        share = self._publisher.share(variant)
+        processes = min(self._publisher.share(part).processes for part in variant.parts)
         folder.write_order(
             Order(
-                fleet=job.fleet,
+                fleets=job.fleets,
                 instances=variant.instance_count,
-                processes=share.processes,
+                processes=processes,
                 handling=job.desired.handling,
                 start_timeout_s=variant.startup_timeout_s,
                 log=str(logs / "data-log.log"),
@@ -305,12 +310,13 @@ class TransformController:
         if self._published.get(uid, True):
             await self._publisher.publish()
             self._published[uid] = False
-        if any(event["fleet"] == job.fleet for event in self._runtime.workers.values()):
+        if any(event["fleet"] in job.fleets for event in self._runtime.workers.values()):
             return SLOW_LOOK_S
         await asyncio.to_thread(shutil.rmtree, folder.path, True)
         failpoint("transform.after_cleared_folder")
         await self._resources.free_worker_uid(uid)
-        self._runtime.forget(job.fleet)
+        for fleet in job.fleets:
+            self._runtime.forget(fleet)
         for held in (self._engines, self._published, self._outputs):
             held.pop(uid, None)
         self._fleets.pop(job.fleet, None)

@@ -13,6 +13,8 @@ from enum import StrEnum
 from clary.domain.asynchronous import AsyncConfig, Bounds
 from clary.domain.capture import Capture
 from clary.domain.component import Component, HostVariant, Requirements
+from clary.domain.containers import ExecutionMode
+from clary.domain.fleet_name import CONTAINER_MARK, part_name
 from clary.domain.routing import RoutingStrategy
 
 
@@ -78,7 +80,24 @@ class Variant:
     volume_gib: int = 30
     strategy: RoutingStrategy = RoutingStrategy.LEAST_OUTSTANDING_REQUESTS
     network_isolation: bool = False
+    further: tuple[Container, ...] = ()  # of a model of several containers: those behind `container`, in order
+    mode: ExecutionMode = ExecutionMode.SERIAL
     requirements: Requirements | None = None  # of an inference component, whose `instance_count` is of copies
+
+    @property
+    def parts(self) -> tuple[Variant, ...]:
+        """One variant a container, each under its fleet's name for it; itself where it has one container only."""
+        if not self.further:
+            return (self,)
+        return tuple(
+            replace(self, name=part_name(self.name, one.hostname), container=one, further=())
+            for one in (self.container, *self.further)
+        )
+
+    @property
+    def production_variant(self) -> str:
+        """The name that the API knows, of a variant or of a part of one."""
+        return self.name.partition(CONTAINER_MARK)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +112,11 @@ class Deployment:
     capture: Capture | None = None
     hosts: tuple[HostVariant, ...] = ()  # in place of `variants`: instances for inference components
     component: Component | None = None  # of an inference component, which has one variant, named as its host's
+
+    @property
+    def parts(self) -> tuple[Variant, ...]:
+        """Of all variants: what has a fleet each."""
+        return tuple(part for variant in self.variants for part in variant.parts)
 
     def fleet(self, region: str, owner: str, variant: str) -> str:
         """`owner` as `domain.fleet_name.owner_name` has it."""
@@ -150,7 +174,7 @@ class Observed:
     serving: Deployment | None = None
     routed: Deployment | None = None  # what the proxy has been told to route to; `serving` once it has confirmed
     retiring: tuple[Deployment, ...] = ()  # no longer routed to, still draining
-    prepared: dict[str, Prepared] = field(default_factory=dict)  # by "number/variant"
+    prepared: dict[str, Prepared] = field(default_factory=dict)  # by "number/part"
     revision: int = -1  # of the desired state that is in force
     failed_number: int = 0  # the deployment that was given up, with its reason
     failed_revision: int = 0  # ... and the revision of the desired state that asked for it

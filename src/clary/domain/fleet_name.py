@@ -2,16 +2,19 @@
 
 The owner is an endpoint's name, or for workers of a job or an inference component its kind and name
 (`transform-job:NAME`): a colon is in no name that the API takes, so a job and an endpoint of the same name never meet.
+Each container of a model that has several is a fleet of its own, `region/owner/variant+container/generation`; the name
+without the container is the variant's account: what its instances cost and what was asked of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ENDPOINT = "endpoint"
 TRANSFORM_JOB = "transform-job"
 INFERENCE_COMPONENT = "inference-component"
 TRANSFORM_VARIANT = ":transform"  # what stands in a job's fleet where an endpoint's has its production variant
+CONTAINER_MARK = "+"  # in no name that the API takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +25,10 @@ class FleetName:
     endpoint: str
     variant: str
     generation: str
+    container: str = ""  # "" where the variant has one only
 
     def __str__(self) -> str:
-        return f"{self.region}/{self.endpoint}/{self.variant}/{self.generation}"
+        return f"{self.region}/{self.endpoint}/{part_name(self.variant, self.container)}/{self.generation}"
 
     @property
     def kind(self) -> str:
@@ -43,7 +47,18 @@ def parse_fleet_name(text: str) -> FleetName:
     parts = text.split("/")
     if len(parts) != 4 or not all(parts):
         raise ValueError(f"a fleet is named region/owner/variant/generation, not {text!r}")
-    return FleetName(*parts)
+    variant, _, container = parts[2].partition(CONTAINER_MARK)
+    return FleetName(parts[0], parts[1], variant, parts[3], container)
+
+
+def part_name(variant: str, container: str) -> str:
+    """A variant's container as it stands in a fleet's name."""
+    return f"{variant}{CONTAINER_MARK}{container}" if container else variant
+
+
+def account_of(fleet: str) -> str:
+    """The variant that a container's fleet is a part of; any other fleet is its own account."""
+    return str(replace(parse_fleet_name(fleet), container="")) if CONTAINER_MARK in fleet else fleet
 
 
 def owner_name(kind: str, name: str) -> str:
@@ -52,5 +67,5 @@ def owner_name(kind: str, name: str) -> str:
 
 
 def transform_fleet(region: str, job: str, number: int) -> str:
-    """The fleet of a transform job's instances."""
+    """The fleet of a transform job's instances; where its model has several containers, their account."""
     return str(FleetName(region, owner_name(TRANSFORM_JOB, job), TRANSFORM_VARIANT, str(number)))

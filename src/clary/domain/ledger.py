@@ -1,9 +1,10 @@
 """Usage to money, exactly: every charge is the difference of two whole sums, so parts add up to the nano-USD.
 
-An instance is charged for the time in which at least one of its workers lived: the union of their lives on the wall
-clock. A serverless variant is charged for processed milliseconds and for bytes. Both are cumulative quantities of one
-fleet, and the charge for going from quantity a to b is floor(rate * b / unit) - floor(rate * a / unit). So however
-often and wherever charges are made, their sum is floor(rate * total / unit): a number that anybody can compute again.
+An instance is charged for the time in which at least one of its workers lived, whichever of its containers it served:
+the union of their lives on the wall clock. The fleet charged is its variant's account (`fleet_name.account_of`). A
+serverless variant is charged for processed milliseconds and for bytes. Both are cumulative quantities of one fleet, and
+the charge for going from quantity a to b is floor(rate * b / unit) - floor(rate * a / unit). So however often and
+wherever charges are made, their sum is floor(rate * total / unit): a number that anybody can compute again.
 
 A `FleetBook` is all that has to be remembered of a fleet between two looks at the raw usage. Functions here take a book
 and give the next; nothing is changed in place.

@@ -198,6 +198,12 @@ def of_growth(growth: Mapping[int, int], instances: int) -> dict[str, tuple[str,
     return made | _multi_model(growth)
 
 
+def container_latency(growth: Mapping[int, int]) -> dict[str, tuple[str, Sample]]:
+    """The time that a container took, of what its own counters grew by (guide, "Logs and metrics of pipelines")."""
+    sample = _latency(growth, MODEL_LATENCY_AT, growth.get(INDEX["model_latency_us"], 0))
+    return {} if sample is None else {"ContainerLatency": ("Microseconds", sample)}
+
+
 def of_component(growth: Mapping[int, int], copies: int) -> dict[str, tuple[str, Sample]]:
     """`of_growth` for an inference component with `copies` alive, under the names that components have."""
     made = of_growth(growth, copies)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from clary.domain.asynchronous import worker_concurrency
+from clary.domain.containers import ExecutionMode
 from clary.domain.endpoint import Deployment, Desired, Observed, Variant, given_up
-from clary.domain.fleet_name import INFERENCE_COMPONENT, TRANSFORM_VARIANT, owner_name
+from clary.domain.fleet_name import CONTAINER_MARK, INFERENCE_COMPONENT, TRANSFORM_VARIANT, owner_name
 from clary.domain.routing import EndpointRoute, KeepAlive, VariantRoute
 
 SERVERLESS_MAX_BYTES = 4 * 1024 * 1024  # request and response (serverless guide)
@@ -49,7 +50,7 @@ class Verdict(StrEnum):
 
 def sleeps(variant: Variant, desired: Desired) -> bool:
     """Whether the variant may go to zero workers when idle."""
-    bounds = desired.scaling.get(variant.name)
+    bounds = desired.scaling.get(variant.production_variant)
     return variant.serverless is not None or desired.scale_to_zero or (bounds is not None and bounds.min < bounds.max)
 
 
@@ -59,7 +60,7 @@ def size(variant: Variant, desired: Desired, processes: int, in_service: bool) -
         proof = max(1, variant.serverless.provisioned_concurrency)
         resting = variant.serverless.provisioned_concurrency
         return FleetSize(resting if in_service else proof, variant.serverless.max_concurrency, proof)
-    bounds = desired.scaling.get(variant.name)
+    bounds = desired.scaling.get(variant.production_variant)
     if bounds is not None:  # a fleet is proven with at least one instance, whatever it may shrink to
         proof = max(1, min(variant.instance_count, bounds.max)) * processes
         return FleetSize(bounds.min * processes if in_service else proof, bounds.max * processes, proof, processes)
@@ -93,7 +94,8 @@ def rolling_out(desired: Desired, observed: Observed) -> bool:
 
 
 def verdict(sizes: Mapping[str, FleetSize], views: Mapping[str, FleetView]) -> tuple[Verdict, str]:
-    """Whether a deployment is ready, by variant; with the failed variant's name when it is not to be."""
+    """Whether a deployment is ready, by part (see `Deployment.parts`): all of them; with the failed part's name when
+    it is not to be."""
     for variant, view in views.items():
         if view.ready < sizes[variant].proof and (view.hopeless or view.failures >= START_ATTEMPTS):
             return Verdict.FAILED, variant
@@ -110,9 +112,7 @@ def route(
         name=name,
         region=region,
         account=account,
-        variants=tuple(
-            _variant_route(region, name, desired, deployment, v, sizes[v.name]) for v in deployment.variants
-        ),
+        variants=tuple(_variant_route(region, name, desired, deployment, v, sizes) for v in deployment.variants),
         asynchronous=deployment.asynchronous is not None,
         hosts_components=bool(deployment.hosts),
     )
@@ -123,13 +123,33 @@ def component_route(
 ) -> VariantRoute:
     """An inference component's entry among its host's routes. With no copy it has room for no worker."""
     (variant,) = deployment.variants
-    found = _variant_route(
-        region, owner_name(INFERENCE_COMPONENT, name), desired, deployment, variant, sizes[variant.name]
-    )
+    found = _variant_route(region, owner_name(INFERENCE_COMPONENT, name), desired, deployment, variant, sizes)
     return replace(found, component=name, max_workers=sizes[variant.name].max)
 
 
 def _variant_route(
+    region: str,
+    owner: str,
+    desired: Desired,
+    deployment: Deployment,
+    variant: Variant,
+    sizes: Mapping[str, FleetSize],
+) -> VariantRoute:
+    routes = tuple(_part_route(region, owner, desired, deployment, part, sizes[part.name]) for part in variant.parts)
+    if not variant.further:
+        return routes[0]
+    direct = variant.mode is ExecutionMode.DIRECT
+    return replace(
+        routes[0],
+        fleet=deployment.fleet(region, owner, variant.name),
+        containers=routes,
+        direct=direct,
+        container="",
+        multi_model=not direct and any(one.multi_model for one in routes),
+    )
+
+
+def _part_route(
     region: str, owner: str, desired: Desired, deployment: Deployment, variant: Variant, wanted: FleetSize
 ) -> VariantRoute:
     serverless = variant.serverless is not None
@@ -138,7 +158,8 @@ def _variant_route(
     if deployment.asynchronous is not None:
         concurrency = worker_concurrency(deployment.asynchronous, wanted.processes)
     return VariantRoute(
-        name=variant.name,
+        name=variant.production_variant,
+        container=variant.container.hostname if CONTAINER_MARK in variant.name else "",
         fleet=deployment.fleet(region, owner, variant.name),
         weight=variant.weight,
         serverless=serverless,
@@ -157,9 +178,13 @@ def _variant_route(
 
 
 def failure_text(variant: str, cause: str, log_tail: Iterable[str], hint: str) -> str:
-    """FailureReason, at most 1,024 characters: AWS's sentence first (clients match it), then what truly happened."""
+    """FailureReason, at most 1,024 characters: AWS's sentence first (clients match it), then what truly happened.
+
+    `variant` is the part's name (see `Variant.parts`): of several containers the sentence names the one.
+    """
+    variant, _, hostname = variant.partition(CONTAINER_MARK)
     job = variant == TRANSFORM_VARIANT
-    container = "The primary container" + ("" if job else f" for production variant {variant}")
+    container = f"The {hostname or 'primary'} container" + ("" if job else f" for production variant {variant}")
     head = (
         f"{container} did not pass the ping health check. "
         f"Please check CloudWatch logs for this {'job' if job else 'endpoint'}. Cause: {cause}"

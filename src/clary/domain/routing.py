@@ -52,6 +52,15 @@ class VariantRoute:
     multi_model: bool = False
     cache_models: bool = True  # of a multi-model variant: False unloads a model after each call
     component: str = ""  # the inference component that this is, on instances of the variant `name`
+    # A model of several containers: a route for each, in order; the variant's own fleet is then its account only.
+    containers: tuple[VariantRoute, ...] = ()
+    direct: bool = False  # TargetContainerHostname chooses; else they are a pipeline
+    container: str = ""  # of such a route: its hostname
+
+    @property
+    def routes(self) -> tuple[VariantRoute, ...]:
+        """What has workers."""
+        return self.containers or (self,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +84,12 @@ class RouteTable:
 
     def fleets(self) -> set[str]:
         """Of all variants that take requests."""
-        return {variant.fleet for endpoint in self.endpoints.values() for variant in endpoint.variants}
+        return {
+            route.fleet
+            for endpoint in self.endpoints.values()
+            for variant in endpoint.variants
+            for route in variant.routes
+        }
 
     def as_dict(self) -> dict[str, Any]:
         return {"generation": self.generation, "endpoints": [asdict(route) for route in self.endpoints.values()]}
@@ -88,20 +102,22 @@ def parse_table(body: Mapping[str, Any]) -> RouteTable:
     """
     endpoints = {}
     for entry in body.get("endpoints", ()):
-        variants = tuple(
-            VariantRoute(
-                **{
-                    **variant,
-                    "strategy": RoutingStrategy(variant["strategy"]),
-                    "keep_alive": KeepAlive(**variant["keep_alive"]) if variant["keep_alive"] is not None else None,
-                    "capture": _capture(variant.get("capture")),
-                }
-            )
-            for variant in entry["variants"]
-        )
+        variants = tuple(_variant(variant) for variant in entry["variants"])
         route = EndpointRoute(**{**entry, "variants": variants})
         endpoints[route.region, route.name] = route
     return RouteTable(generation=body.get("generation", 0), endpoints=endpoints)
+
+
+def _variant(entry: Mapping[str, Any]) -> VariantRoute:
+    return VariantRoute(
+        **{
+            **entry,
+            "strategy": RoutingStrategy(entry["strategy"]),
+            "keep_alive": KeepAlive(**entry["keep_alive"]) if entry["keep_alive"] is not None else None,
+            "capture": _capture(entry.get("capture")),
+            "containers": tuple(_variant(one) for one in entry.get("containers", ())),
+        }
+    )
 
 
 def _capture(entry: Mapping[str, Any] | None) -> Capture | None:

@@ -44,6 +44,7 @@ class TransformObserved:
     """What the controller has seen to be so. Times are ISO 8601, "" while unknown."""
 
     prepared: Prepared | None = None
+    further: tuple[Prepared, ...] = ()  # of a pipeline: what the containers behind the first start from
     objects: int = -1  # inputs; -1 until they were listed
     bytes: int = 0  # of all inputs
     started_at: str = ""

@@ -163,7 +163,7 @@ class Input:
 class Order:
     """What the engine gets beside the list of inputs."""
 
-    fleet: str
+    fleets: tuple[str, ...]  # one, or one of each container of a pipeline
     instances: int
     processes: int  # workers of one instance
     handling: Handling

@@ -64,7 +64,9 @@ class Worker:
 class Pool:
     """All of one fleet: ready workers, starting ones, waiting requests."""
 
-    def __init__(self, route: VariantRoute, region: str, endpoint: str, slot: Slot) -> None:
+    def __init__(self, route: VariantRoute, region: str, endpoint: str, slot: Slot, steps: Slot | None = None) -> None:
+        """`slot` counts its requests; of a pipeline's container that is the variant's, and `steps` counts its own."""
+        self.steps = steps
         self.route = route
         self.region = region
         self.endpoint = endpoint
@@ -72,7 +74,7 @@ class Pool:
         self.workers: dict[str, Worker] = {}
         self.starting: set[str] = set()
         self.waiting: deque[Exchange] = deque()
-        self.inside = 0  # requests admitted and not yet answered
+        self.inside = 0  # requests admitted and not yet answered, with those that are on their way to it
         self.in_flight: dict[Exchange, None] = {}  # sent, oldest first
         self.failures = 0  # starts that failed since the last that did not
         self.last_failure = ""
@@ -90,6 +92,11 @@ class Pool:
     @property
     def fleet(self) -> str:
         return self.route.fleet
+
+    @property
+    def container(self) -> str:
+        """What messages call it."""
+        return self.route.container or "primary"
 
     def arrived(self, now_s: float) -> None:
         """Remembers the gap since the last request, when it was one that a worker could have slept through."""
@@ -126,9 +133,11 @@ class Pool:
         return min(len(self.workers) + needed, self.route.max_workers)
 
     def idle_workers(self, now_s: float) -> list[Worker]:
-        """Workers that have been idle for longer than the keep-alive says, never below min_workers."""
+        """Workers that have been idle for longer than the keep-alive says, never below min_workers; of a container none
+        while somebody is on the way to it."""
         policy = self.route.keep_alive
-        if policy is None or self.waiting:
+        coming = self.route.container and self.inside > len(self.in_flight)
+        if policy is None or self.waiting or coming:
             return []
         limit_s = 0.0 if self.parked else keep_alive_s(policy, self.gaps_s)
         idle = [w for w in self.workers.values() if w.routable and not w.outstanding]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TICK_S = 0.25  # deadlines are kept to this grain
 HUNG_GRACE_S = 5.0
 TIMED_OUT = (
-    "Your invocation timed out while waiting for a response from container primary. Review the latency "
+    "Your invocation timed out while waiting for a response from container %s. Review the latency "
     "metrics for each container in Amazon CloudWatch, resolve the issue, and try again."
 )
 
@@ -59,6 +59,10 @@ class Deadlines:
                 self._expire_in_flight(pool, now_s)
             if pool.model_lines:
                 dispatcher.multi_models.expire(pool, now_s)
+            if pool.route.container:  # steps of chains: each has waited before, or not
+                for exchange in [one for one in pool.waiting if now_s >= one.queued_until_s]:
+                    pool.waiting.remove(exchange)
+                    self._expire_waiting(pool, exchange)
             while pool.waiting and now_s >= pool.waiting[0].queued_until_s:
                 self._expire_waiting(pool, pool.waiting.popleft())
             if pool.waiting:
@@ -73,7 +77,7 @@ class Deadlines:
     def _expire_in_flight(self, pool: Pool, now_s: float) -> None:
         for exchange in list(pool.in_flight):
             if now_s < exchange.deadline_s:
-                if exchange.leased or exchange.stream:
+                if exchange.leased or exchange.stream or exchange.chain is not None:
                     continue  # each has a time of its own
                 return
             worker = exchange.worker
@@ -82,7 +86,7 @@ class Deadlines:
                 continue
             if exchange.upstream is not None:
                 exchange.upstream.abandon()
-            self._dispatcher.failed(exchange, 0, TIMED_OUT)
+            self._dispatcher.failed(exchange, 0, TIMED_OUT % pool.container)
             if worker is not None:
                 self.end_hung(worker)
 
@@ -99,7 +103,8 @@ class Deadlines:
             refusal = Refusal("ModelNotReadyException", 429, f"The model of endpoint {pool.endpoint} is still loading.")
         else:
             refusal = answers.unavailable(
-                f"No worker of variant {pool.route.name} became free within {pool.route.queue_timeout_s:g} s"
+                f"No worker of {'container ' + pool.route.container + ' of ' if pool.route.container else ''}variant "
+                f"{pool.route.name} became free within {pool.route.queue_timeout_s:g} s"
                 + (f"; the last start failed: {pool.last_failure}" if pool.last_failure else "")
                 + "."
             )

@@ -10,23 +10,28 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Sequence
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from clary import tables
+from clary.domain.containers import ATTRIBUTES
 from clary.domain.routing import EndpointRoute, RouteTable, VariantRoute, choose, parse_table, target
 from clary.paths import Layout
 from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import Refusal
 from clary.proxy.capture import Call, CaptureSpool
+from clary.proxy.chain import Chain
 from clary.proxy.deadlines import Deadlines
 from clary.proxy.fleets import Fleets
 from clary.proxy.forward import Exchange, Upstream, model_error, readable
 from clary.proxy.health import Health
+from clary.proxy.kinds import PLAIN, Wish
 from clary.proxy.meter import Answered, Meter
 from clary.proxy.multimodel import MultiModels
-from clary.proxy.roster import CONTAINER, Roster
+from clary.proxy.redirection import redirect
+from clary.proxy.roster import Roster
 from clary.proxy.sessions import NEW_SESSION, Sessions
 from clary.wire.eventstream import exception_frame
 
@@ -38,17 +43,6 @@ SUSPECT_S = 0.25  # by then the supervisor has told of a worker that died
 ASK_AGAIN_S = 1.0  # an `ensure` that brought no event is repeated
 STREAM_LIMIT_S = 480.0  # of a whole stream (container contract: 8 min)
 FORWARDED = frozenset((b"content-type", b"accept"))
-
-
-class Wish(NamedTuple):
-    """What an invocation asks for besides a prediction."""
-
-    target: str = ""  # of a multi-model endpoint; the request's head then comes without its first line
-    stream: bool = False  # InvokeEndpointWithResponseStream
-    session: str = ""
-
-
-PLAIN = Wish()
 
 
 class Dispatcher:
@@ -80,7 +74,8 @@ class Dispatcher:
             table = parse_table(tables.read(self._route_table))
             for endpoint in table.endpoints.values():
                 for variant in endpoint.variants:
-                    self._meter.slot(variant.fleet)  # what cannot be counted is not served
+                    for route in (variant, *variant.containers):
+                        self._meter.slot(route.fleet)  # what cannot be counted is not served
         except (tables.TornTable, KeyError, TypeError, ValueError, OSError) as error:
             self.table_error = f"route table refused: {error!r}"
             return self.table.generation
@@ -94,11 +89,14 @@ class Dispatcher:
         self._components = {
             (e.region, e.name, v.component): v for e in table.endpoints.values() for v in e.variants if v.component
         }
-        wanted = {v.fleet: (v, e) for e in table.endpoints.values() for v in e.variants}
-        for fleet, (route, endpoint) in wanted.items():
+        wanted = {r.fleet: (r, v, e) for e in table.endpoints.values() for v in e.variants for r in v.routes}
+        for fleet, (route, variant, endpoint) in wanted.items():
             pool = self.pools.get(fleet)
             if pool is None:
-                pool = Pool(route, endpoint.region, endpoint.name, self._meter.slot(fleet))
+                slot, steps = self._meter.slot(fleet), None
+                if variant.containers and not variant.direct:
+                    slot, steps = self._meter.slot(variant.fleet), slot
+                pool = Pool(route, endpoint.region, endpoint.name, slot, steps)
                 self.pools[fleet] = pool
                 self.roster.routed(pool)
             else:
@@ -109,30 +107,13 @@ class Dispatcher:
             waiting = [*pool.waiting, *self.multi_models.waiting(pool)]
             pool.waiting.clear()
             for exchange in waiting:
-                self._redirect(exchange)
+                redirect(self, exchange)
             if not pool.inside:
                 del self.pools[fleet]
         self.arm()
         return table.generation
 
-    def _redirect(self, exchange: Exchange) -> None:
-        exchange.pool.inside -= 1
-        endpoint = self.table.endpoints.get((exchange.pool.region, exchange.pool.endpoint))
-        variant = self._again(endpoint, exchange.pool.route) if endpoint else None
-        target_model = exchange.model.target if exchange.model is not None else ""
-        refusal: Refusal | None
-        if endpoint is None or variant is None:
-            refusal = self.not_found(exchange.pool.endpoint)
-        elif variant.multi_model != bool(target_model):
-            refusal = wrong_kind(endpoint.name, variant.multi_model)
-        else:
-            exchange.pool = self.pools[variant.fleet]
-            refusal = self.multi_models.admit(exchange, target_model) if target_model else self._admit(exchange)
-        if refusal is not None:
-            exchange.done = True
-            exchange.client.refuse(refusal)
-
-    def _again(self, endpoint: EndpointRoute, route: VariantRoute) -> VariantRoute | None:
+    def moved(self, endpoint: EndpointRoute, route: VariantRoute) -> VariantRoute | None:
         """Where a request that waited for `route` goes on an endpoint that has changed."""
         if not endpoint.hosts_components:
             return choose(endpoint.variants, random.random())
@@ -203,9 +184,48 @@ class Dispatcher:
         if wish.session and wish.session != NEW_SESSION:
             return self._admit_to_session(exchange, wish.session) or exchange
         if wish.target:
-            exchange.parts = exchange.request
-            return self.multi_models.admit(exchange, wish.target) or exchange
+            return self.enter(exchange, wish.target) or exchange
         return self._admit(exchange) or exchange
+
+    def pipeline(
+        self,
+        client: FrontConnection,
+        route: VariantRoute,
+        fields: Sequence[bytes],
+        body: bytes,
+        arrived_ns: int,
+        wish: Wish,
+    ) -> Chain | Refusal:
+        """Admits one request to the containers of a pipeline, or tells why not; `fields` are header lines."""
+        chain = Chain(self, client, route, fields, body, arrived_ns, wish)
+        if route.capture is not None:
+            chain.captured = random.random() < route.capture.sampling
+        return chain.begin(self._loop.time()) or chain
+
+    def enter(self, exchange: Exchange, target: str) -> Refusal | None:
+        """Admits it to its pool, for the model that it is to be asked of, "" where there is one only."""
+        if not target:
+            return self._admit(exchange)
+        exchange.parts = exchange.parts or exchange.request
+        return self.multi_models.admit(exchange, target)
+
+    def passed(self, exchange: Exchange, headers: dict[bytes, bytes], body: bytes, now_ns: int) -> None:
+        """A step's good answer that is the next one's request."""
+        assert exchange.chain is not None
+        if exchange.worker is not None:
+            self._proven_alive(exchange.worker)
+        model_us = (now_ns - exchange.sent_ns) // 1000
+        content_type, attributes = headers.get(b"content-type", b""), headers.get(ATTRIBUTES.encode(), b"")
+        exchange.chain.passed(exchange, content_type, attributes, body, model_us)
+        self._release(exchange)
+
+    def rouse(self, pool: Pool) -> None:
+        """A worker for those who are on their way to the pool; nothing where one lives or starts."""
+        now_s = self._loop.time()
+        lives = pool.starting or any(worker.routable for worker in pool.workers.values())
+        if not lives and now_s - pool.asked_at_s > ASK_AGAIN_S:
+            pool.asked_for, pool.asked_at_s = 1, now_s
+            self.fleets.ensure(pool.fleet, 1)
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -214,7 +234,7 @@ class Dispatcher:
         pool = exchange.pool
         held = self._sessions.find(pool.region, pool.endpoint, session)
         worker = self.roster.worker(held.worker) if held is not None and held.expires_s > time.time() else None
-        if worker is None:
+        if worker is None or self.pools[worker.fleet].route.container != pool.route.container:
             why = "is not open" if held is None else "has ended with the process that held it"
             self._sessions.forget(pool.region, pool.endpoint, session)
             return answers.validation(f"Session {session} {why}; open another one with SessionId {NEW_SESSION}.")
@@ -261,7 +281,7 @@ class Dispatcher:
         pool.inside += 1
         now_s = self._loop.time()
         exchange.waited = True
-        exchange.queued_until_s = now_s + pool.route.queue_timeout_s
+        exchange.queued_until_s = now_s + exchange.patience_s
         exchange.line = pool.waiting
         pool.waiting.append(exchange)
         self.wake(pool)
@@ -367,6 +387,7 @@ class Dispatcher:
         """Keeps a sampled call; a route that has lost its capture meanwhile keeps nothing."""
         pool = exchange.pool
         if pool.route.capture is not None:
+            request, request_body_bytes = exchange.asked
             self._spool.take(
                 Call(
                     pool.route.capture,
@@ -375,8 +396,8 @@ class Dispatcher:
                     pool.endpoint,
                     pool.route.name,
                     time.time(),
-                    exchange.request,
-                    exchange.body_bytes,
+                    request,
+                    request_body_bytes,
                     content_type,
                     body,
                 )
@@ -390,11 +411,16 @@ class Dispatcher:
             return
         text = readable(body)
         model_us = (now_ns - exchange.sent_ns) // 1000
-        refusal = model_error(pool.region, self._account, pool.endpoint, status, text, CONTAINER)
+        refusal = self._model_error(pool, worker, status, text)
         pool.meter.add("model_errors")
         data = answers.encode(refusal, exchange.client.keep_open)
         self._settle(exchange, data, max(status, 400), model_us, len(body))
         self._release(exchange)
+
+    def _model_error(self, pool: Pool, worker: Worker | None, status: int, text: str) -> Refusal:
+        several = pool.route.container and worker is not None
+        stream = f"{pool.route.name}/{worker.id}/{pool.container}" if several and worker is not None else ""
+        return model_error(pool.region, self._account, pool.endpoint, status, text, pool.container, stream)
 
     def _settle(self, exchange: Exchange, data: bytes, status: int, model_us: int, body_bytes: int) -> None:
         """The (rest of the) answer leaves, and is counted with its last byte."""
@@ -424,10 +450,7 @@ class Dispatcher:
     def admit_again(self, exchange: Exchange) -> None:
         """One that was taken back from its worker."""
         exchange.pool.inside -= 1
-        if exchange.model is None:
-            refusal = self._admit(exchange)
-        else:
-            refusal = self.multi_models.admit(exchange, exchange.model.target)
+        refusal = self.enter(exchange, exchange.model.target if exchange.model is not None else "")
         if refusal is not None:
             exchange.done = True
             exchange.client.refuse(refusal)
@@ -464,20 +487,22 @@ class Dispatcher:
         if exchange.head_sent:
             exchange.client.abort()
         else:
-            exchange.client.refuse(model_error(pool.region, self._account, pool.endpoint, status, why, CONTAINER))
+            exchange.client.refuse(self._model_error(pool, exchange.worker, status, why))
         now_ns = perf_counter_ns()
         pool.meter.add("model_errors")
         sent_ns = exchange.sent_ns or now_ns
         model_us = (now_ns - sent_ns) // 1000
         total_us = (now_ns - exchange.arrived_ns) // 1000
-        pool.meter.answered(Answered(500, model_us, total_us - model_us, exchange.body_bytes, 0, pool.route.serverless))
+        if exchange.chain is None:  # a chain counts itself, as a whole
+            told = Answered(500, model_us, total_us - model_us, exchange.body_bytes, 0, pool.route.serverless)
+            pool.meter.answered(told)
         self._release(exchange)
 
     def refuse_waiting(self, exchange: Exchange, refusal: Refusal) -> None:
         """The answer to one who has waited in vain; who calls has taken it out of its line."""
         exchange.done = True
         exchange.client.refuse(refusal)
-        if exchange.leased:
+        if exchange.leased or exchange.chain is not None:
             return
         overhead_us = (perf_counter_ns() - exchange.arrived_ns) // 1000
         exchange.pool.meter.answered(Answered(refusal.status, 0, overhead_us, exchange.body_bytes, 0, False))
@@ -506,7 +531,7 @@ class Dispatcher:
         """Lets an endpoint's workers go, each when it is idle; how many were told to at once. A request wakes it."""
         endpoint = self.endpoint(region, name)
         stopped = 0
-        for route in endpoint.variants if endpoint else ():
+        for route in (one for variant in endpoint.variants for one in variant.routes) if endpoint else ():
             pool = self.pools[route.fleet]
             pool.parked = True
             for worker in pool.idle_workers(self._loop.time()):
@@ -536,14 +561,3 @@ class Dispatcher:
                 for fleet, pool in self.pools.items()
             },
         }
-
-
-def wrong_kind(endpoint: str, multi_model: bool) -> Refusal:
-    """To a call without a model where one must be named, or with one where none may be."""
-    if multi_model:
-        return answers.validation(
-            f"Endpoint {endpoint} is a multi-model endpoint: TargetModel names the model, below its prefix."
-        )
-    return answers.validation(
-        f"Endpoint {endpoint} is not a multi-model endpoint and does not support target model header."
-    )

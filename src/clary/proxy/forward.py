@@ -24,10 +24,12 @@ from clary.proxy.answers import REASONS, Refusal
 from clary.wire.eventstream import event_frame
 
 if TYPE_CHECKING:
+    from clary.proxy.chain import Chain
     from clary.proxy.dispatch import Dispatcher
     from clary.proxy.multimodel import Model
     from clary.proxy.server import FrontConnection
 
+FIRST_LINE = b"POST /invocations HTTP/1.1\r\nHost: worker\r\n"
 STREAM_OVER_BYTES = 256 * 1024
 EVENT_BYTES = 64 * 1024  # of one PayloadPart at most
 ERROR_TEXT_BYTES = 4096
@@ -40,6 +42,8 @@ class Exchange:
     """One admitted request; see the module for its life."""
 
     leased = False  # True: somebody else's request (see `leases`), which takes its place only
+    chain: Chain | None = None  # of a step of one (see `chain`)
+    inner = False  # of a step: its answer is the next one's request
 
     __slots__ = (
         "arrived_ns",
@@ -88,6 +92,16 @@ class Exchange:
     def limit_s(self) -> float:
         """How long a worker may take for it."""
         return self.pool.route.request_timeout_s
+
+    @property
+    def patience_s(self) -> float:
+        """How long it may wait for a worker."""
+        return self.pool.route.queue_timeout_s
+
+    @property
+    def asked(self) -> tuple[bytes, int]:
+        """The caller's request as data capture keeps it: head and body, and the bytes of the body."""
+        return self.request, self.body_bytes
 
     def granted(self, worker: Worker) -> None:
         """Of a lease: its holder is told whom to ask."""
@@ -202,7 +216,7 @@ class Upstream(asyncio.Protocol):
                 self._kept.append(data)
             return
         self._body.append(data)
-        if self._body_bytes > STREAM_OVER_BYTES and self._parser.get_status_code() < 300:
+        if self._body_bytes > STREAM_OVER_BYTES and self._parser.get_status_code() < 300 and not exchange.inner:
             self._begin_streaming(exchange)
 
     def on_message_complete(self) -> None:
@@ -299,6 +313,11 @@ class Upstream(asyncio.Protocol):
             self._out.append(b"0\r\n\r\n")
             data = b"".join(self._out)
             self._out.clear()
+        elif status < 300 and exchange.inner:
+            self._keep_or_close()
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._dispatcher.passed(exchange, dict(self._headers), body, now_ns)
+            return
         elif status < 300:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             data = self._answer_head(exchange, 200, len(body)) + body
@@ -308,15 +327,18 @@ class Upstream(asyncio.Protocol):
             kept, self._kept = self._kept if self._streaming else self._body, []
             kind = next((value for name, value in self._headers if name == b"content-type"), b"")
             self._dispatcher.capture(exchange, kind, b"".join(kept))
+        self._keep_or_close()
+        if data:
+            self._dispatcher.answered(exchange, data, now_ns, self._body_bytes)
+        else:
+            self._dispatcher.model_error(exchange, status, b"".join(self._body)[:ERROR_TEXT_BYTES], now_ns)
+
+    def _keep_or_close(self) -> None:
         worker = self._worker
         if self._reusable and worker.keeps_open and not worker.closed and self._transport is not None:
             worker.idle.append(self)  # and its parser expects the next answer
         else:
             self.close()
-        if data:
-            self._dispatcher.answered(exchange, data, now_ns, self._body_bytes)
-        else:
-            self._dispatcher.model_error(exchange, status, b"".join(self._body)[:ERROR_TEXT_BYTES], now_ns)
 
 
 # What a model may say to the caller besides its body.
@@ -335,15 +357,18 @@ def _visible(value: bytes) -> bool:
     return all(32 <= byte < 127 for byte in value)
 
 
-def model_error(region: str, account: str, endpoint: str, status: int, text: str, container: str) -> Refusal:
-    """ModelError (424) for a container's non-2xx answer, with AWS's wording; the log's place is our own."""
+def model_error(
+    region: str, account: str, endpoint: str, status: int, text: str, container: str, stream: str = ""
+) -> Refusal:
+    """ModelError (424) for a container's non-2xx answer, with AWS's wording; the log's place is our own. `stream` is
+    the container's log stream, where there are several containers."""
     group = f"/aws/sagemaker/Endpoints/{endpoint}"
     kind = "client" if 400 <= status < 500 else "server"
     message = (
         f'Received {kind} error ({status}) from {container} with message "{text}". '
         f"See log group {group} (clary logs {endpoint}) in account {account} for more information."
     )
-    arn = f"arn:aws:logs:{region}:{account}:log-group:{group}"
+    arn = f"arn:aws:logs:{region}:{account}:log-group:{group}" + (f":log-stream:{stream}" if stream else "")
     members = {"OriginalStatusCode": status, "OriginalMessage": text, "LogStreamArn": arn}
     return Refusal("ModelError", 424, message, members)
 

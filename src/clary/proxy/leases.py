@@ -3,10 +3,14 @@
 A unix socket (mode 0600), JSON lines; a connection holds at most one lease, and its end returns it:
 
     {"op": "acquire", "region": r, "endpoint": e, "limit_s": s}
-        -> {"worker": id, "address": its socket, "variant": v}    when a worker has room; wakes sleeping ones
+        -> {"workers": [{"address": its socket, "container": name}], "variant": v}
+                                   when a worker has room, one of each container; wakes sleeping ones
         -> {"refused": code, "message": text}
-    {"op": "release", "status": n, "model_us": n, "request_bytes": n, "response_bytes": n, "end": e}
+    {"op": "release", "status": n, "model_us": [n], "request_bytes": n, "response_bytes": n, "end": e}
         -> {"released": true}      e: "", "unused", "lost" when the worker broke off, "hung" when its time ran out
+
+`model_us` is of each container that was asked, in order; `end` is the last one's. A pipeline's lease holds a place in
+every container from beginning to end: so many invocations are in an instance, and no more.
 
 So one owner counts what is inside a worker, whoever sends it there, and bodies of any size pass from the object store
 to the worker without touching this process.
@@ -21,10 +25,12 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
+from clary.proxy import answers
 from clary.proxy.admission import Pool, Worker
 from clary.proxy.answers import Refusal
 from clary.proxy.dispatch import Dispatcher
 from clary.proxy.forward import Exchange
+from clary.proxy.kinds import PLAIN, fitting
 from clary.proxy.meter import Answered
 
 MAX_LINE_BYTES = 64 * 1024
@@ -47,7 +53,7 @@ class Lease(Exchange):
 
     def granted(self, worker: Worker) -> None:
         self.sent_ns = perf_counter_ns()
-        self.client.granted(worker, self.pool.route.name)  # type: ignore[attr-defined]
+        self.client.granted()  # type: ignore[attr-defined]
 
 
 class LeaseConnection(asyncio.Protocol):
@@ -59,15 +65,17 @@ class LeaseConnection(asyncio.Protocol):
         self._dispatcher = dispatcher
         self._transport: asyncio.Transport | None = None
         self._data = b""
-        self._lease: Lease | None = None
+        self._pools: list[Pool] = []  # in which a place is wanted
+        self._leases: list[Lease] = []  # the places, all but the last one granted
+        self._limit_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        lease, self._lease = self._lease, None
-        if lease is not None:
+        leases, self._leases = self._leases, []
+        for lease in leases:
             self._dispatcher.client_gone(lease)
 
     def data_received(self, data: bytes) -> None:
@@ -82,36 +90,76 @@ class LeaseConnection(asyncio.Protocol):
                 self._say({"refused": "ValidationError", "message": f"{type(error).__name__}: {error}"})
 
     def _asked(self, message: dict[str, Any]) -> None:
-        if message["op"] == "acquire" and self._lease is None:
+        if message["op"] == "acquire" and not self._leases:
             self._acquire(message["region"], message["endpoint"], float(message["limit_s"]))
-        elif message["op"] == "release" and self._lease is not None and self._lease.worker is not None:
+        elif message["op"] == "release" and self._whole:
             if message["end"] not in ENDS:
                 raise ValueError(f"end is one of {ENDS}")
-            lease, self._lease = self._lease, None
-            self._dispatcher.returned(lease, _answered(lease, message), message["end"])
-            self._say({"released": True})
+            self._release(message)
         else:
             raise ValueError(f"op {message['op']!r} is none that fits here")
+
+    @property
+    def _whole(self) -> bool:
+        return bool(self._leases) and len(self._leases) == len(self._pools) and self._leases[-1].worker is not None
 
     def _acquire(self, region: str, endpoint: str, limit_s: float) -> None:
         dispatcher = self._dispatcher
         found = dispatcher.endpoint(region, endpoint)
-        route = dispatcher.not_found(endpoint) if found is None else dispatcher.variant(found, None)
+        variant = dispatcher.not_found(endpoint) if found is None else dispatcher.variant(found, None)
+        route = variant if isinstance(variant, Refusal) else fitting(endpoint, variant, PLAIN)
         if isinstance(route, Refusal):
             self.refuse(route)
             return
-        self._lease = lease = Lease(self, dispatcher.pools[route.fleet], limit_s)
-        refusal = dispatcher.lease(lease)
+        self._pools = [dispatcher.pools[one.fleet] for one in route.routes]
+        self._limit_s = limit_s
+        self._next()
+        for pool in self._pools[1:] if self._leases else ():
+            dispatcher.rouse(pool)
+
+    def _next(self) -> None:
+        """A place in the next container."""
+        pool = self._pools[len(self._leases)]
+        if self._dispatcher.pools.get(pool.fleet) is not pool:
+            self.refuse(answers.unavailable(f"Endpoint {pool.endpoint} has just been updated; ask again."))
+            return
+        lease = Lease(self, pool, self._limit_s)
+        self._leases.append(lease)
+        refusal = self._dispatcher.lease(lease)
         if refusal is not None:
+            self._leases.pop()
             self.refuse(refusal)
+
+    def _release(self, message: dict[str, Any]) -> None:
+        leases, self._leases = self._leases, []
+        times_us = [int(one) for one in message["model_us"]]
+        last = max(0, len(times_us) - 1)  # that was asked: what `end` is about
+        for place, lease in enumerate(leases):
+            if place < len(times_us) and lease.pool.steps is not None and message["end"] != "unused":
+                lease.pool.steps.step(times_us[place])
+            end = message["end"] if place == last else "unused"
+            self._dispatcher.returned(lease, _answered(leases[0], message, sum(times_us)), end)
+        self._say({"released": True})
 
     # -- what the dispatcher tells ---------------------------------------------------------------
 
-    def granted(self, worker: Worker, variant: str) -> None:
-        self._say({"worker": worker.id, "address": worker.address, "variant": variant})
+    def granted(self) -> None:
+        if len(self._leases) < len(self._pools):
+            self._next()
+            return
+        workers = [
+            {"address": lease.worker.address, "container": lease.pool.container}
+            for lease in self._leases
+            if lease.worker is not None
+        ]
+        self._say({"workers": workers, "variant": self._pools[0].route.name})
 
     def refuse(self, refusal: Refusal) -> None:
-        self._lease = None
+        """One of the places is not to be had: those that are held go back."""
+        leases, self._leases = self._leases, []
+        for lease in leases:
+            if not lease.done and lease.worker is not None:
+                self._dispatcher.returned(lease, Answered(0, 0, 0, 0, 0, False), "unused")
         self._say({"refused": refusal.code, "message": refusal.message or refusal.code})
 
     def abort(self) -> None:
@@ -123,9 +171,8 @@ class LeaseConnection(asyncio.Protocol):
             self._transport.write(json.dumps(message).encode() + b"\n")
 
 
-def _answered(lease: Lease, message: dict[str, Any]) -> Answered:
-    model_us = int(message["model_us"])
-    total_us = (perf_counter_ns() - lease.sent_ns) // 1000
+def _answered(first: Lease, message: dict[str, Any], model_us: int) -> Answered:
+    total_us = (perf_counter_ns() - first.sent_ns) // 1000
     return Answered(
         int(message["status"]),
         model_us,

@@ -32,6 +32,7 @@ _MODEL = INDEX["model_latency_us"]
 _OVERHEAD = INDEX["overhead_latency_us"]
 _IN = INDEX["request_bytes"]
 _OUT = INDEX["response_bytes"]
+_STEPS = INDEX["steps"]
 
 
 class Answered(NamedTuple):
@@ -85,6 +86,13 @@ class Slot:
     def answered(self, answered: Answered) -> None:
         """One request was answered."""
         self.take(self.after(answered))
+
+    def step(self, model_us: int) -> None:
+        """A pipeline's container took so long for its part of a request."""
+        numbers = self.numbers
+        numbers[_STEPS] += 1  # first: a reader that sees the latency sees whose it is
+        numbers[_MODEL] += model_us
+        numbers[MODEL_LATENCY_AT + bucket(model_us)] += 1
 
     def add(self, name: str, amount: int = 1) -> None:
         self.numbers[INDEX[name]] += amount

@@ -33,7 +33,6 @@ ASK_ROOM_EVERY_S = 0.1
 SPILL_AGAIN_S = 5.0  # after another worker could not take the model
 MAX_EVICTIONS = 1000  # for one load
 MAX_FILES_KNOWN = 100_000  # targets of a pool whose folder is remembered
-CONTAINER = "primary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ class MultiModels:
 
     def _line_up(self, exchange: Exchange, model: Model) -> None:
         exchange.line = model.waiting
-        exchange.queued_until_s = self._loop.time() + exchange.pool.route.queue_timeout_s
+        exchange.queued_until_s = self._loop.time() + exchange.patience_s
         model.waiting.append(exchange)
         exchange.pool.model_lines[model] = None
 
@@ -390,7 +389,7 @@ class MultiModels:
         pool.model_lines.pop(model, None)
 
     def _model_error(self, pool: Pool, status: int, text: str) -> Refusal:
-        return model_error(pool.region, self._account, pool.endpoint, status, text, CONTAINER)
+        return model_error(pool.region, self._account, pool.endpoint, status, text, pool.container)
 
     async def _ask_control(self, message: dict[str, Any]) -> dict[str, Any]:
         async with asyncio.timeout(FETCH_LIMIT_S):

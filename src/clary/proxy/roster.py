@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from clary.proxy.dispatch import Dispatcher
 
 START_FAILURES = 2  # starts of a sleeping variant that may fail before those who wait are told
-CONTAINER = "primary"
 
 
 class Roster:
@@ -75,6 +74,7 @@ class Roster:
                 if found is not None:
                     found.routable = False
             case "exited":
+                pool.asked_at_s = 0.0  # what was asked for has come and gone: it may be asked for again at once
                 self._forget(worker_id)
                 if was_starting:
                     self._start_failed(pool, event)
@@ -114,5 +114,5 @@ class Roster:
         while pool.waiting:
             exchange = pool.waiting.popleft()
             pool.inside -= 1
-            refusal = model_error(pool.region, self._account, pool.endpoint, 500, why, CONTAINER)
+            refusal = model_error(pool.region, self._account, pool.endpoint, 500, why, pool.container)
             self._dispatcher.refuse_waiting(exchange, refusal)

@@ -22,8 +22,10 @@ import httptools
 from clary.proxy import answers
 from clary.proxy.answers import Refusal
 from clary.proxy.authentication import Authenticator
-from clary.proxy.dispatch import FORWARDED, PLAIN, Dispatcher, Wish, wrong_kind
-from clary.proxy.forward import Exchange
+from clary.proxy.chain import Chain
+from clary.proxy.dispatch import FORWARDED, Dispatcher
+from clary.proxy.forward import FIRST_LINE, Exchange
+from clary.proxy.kinds import PLAIN, Wish, fitting
 from clary.proxy.meter import Answered, Slot
 from clary.proxy.receipts import Receipts
 from clary.proxy.relay import Relay, RelayPool
@@ -48,7 +50,6 @@ _HEAD_TOO_LARGE = "the request's head exceeds 64 KiB or 100 fields"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Members of InvokeEndpoint that need a kind of endpoint which has not been built yet: refused by name, never ignored.
 _NOT_SERVED = {
-    b"x-amzn-sagemaker-target-container-hostname": "TargetContainerHostname is only allowed for direct mode endpoints",
     b"x-amzn-sagemaker-enable-explanations": "EnableExplanations: the endpoint has no explainer",
 }
 
@@ -128,7 +129,7 @@ class FrontConnection(asyncio.Protocol):
         self._arrived_ns = 0
         self._relay: Relay | None = None  # takes the body of the message being read
         # the message being answered, and those behind it
-        self._current: Exchange | Relay | None = None
+        self._current: Exchange | Chain | Relay | None = None
         self._behind: deque[Request | Relay | Refusal] = deque()
         self._left = 0  # bytes of it that the transport held when it was last looked
 
@@ -378,7 +379,11 @@ class FrontConnection(asyncio.Protocol):
         elif not result.done:
             self._current = result
 
-    def _submit(self, request: Request, region: str, identity: Any) -> Exchange | Refusal:
+    def carry_on(self, current: Exchange | Chain) -> None:
+        """The request that is being answered is another's now: its endpoint was updated while it waited."""
+        self._current = current
+
+    def _submit(self, request: Request, region: str, identity: Any) -> Exchange | Chain | Refusal:
         dispatcher = self._door.dispatcher
         path = request.target.partition(b"?")[0]
         stream = path.endswith(b"-response-stream")
@@ -398,8 +403,8 @@ class FrontConnection(asyncio.Protocol):
         if endpoint.asynchronous:
             return answers.validation(f"Endpoint {name} only takes InvokeEndpointAsync.")
         target_variant = component = None
-        target_model = session = ""
-        lines = [b"POST /invocations HTTP/1.1\r\nHost: worker\r\n"]
+        target_model = session = container = ""
+        lines = [FIRST_LINE]
         for field, value in request.headers:
             if field in FORWARDED and not (stream and field == b"accept"):
                 lines.append(b"%b: %b\r\n" % (field, value))
@@ -415,6 +420,8 @@ class FrontConnection(asyncio.Protocol):
                     component = value.decode("latin-1")
                 elif field == b"x-amzn-sagemaker-session-id":
                     session = value.decode("latin-1")
+                elif field == b"x-amzn-sagemaker-target-container-hostname":
+                    container = value.decode("latin-1")
                 elif stream and field == b"x-amzn-sagemaker-accept":
                     field = b"accept"
                 lines.append(b"%b: %b\r\n" % (field, value))
@@ -431,9 +438,13 @@ class FrontConnection(asyncio.Protocol):
             return answers.validation(
                 f"The request body exceeds {route.max_request_bytes} bytes (setting max_request_bytes).", 413
             )
-        lines.append(b"Content-Length: %d\r\n\r\n" % len(request.body))
-        if route.multi_model != bool(target_model):
-            return wrong_kind(name, route.multi_model)
+        wish = (
+            Wish(target_model, stream, session, container) if target_model or stream or session or container else PLAIN
+        )
+        if route.containers or container or route.multi_model != bool(target_model):
+            route = fitting(name, route, wish)
+            if isinstance(route, Refusal):
+                return route
         if target_model and session:
             return answers.validation("SessionId is not supported by multi-model endpoints.")
         if stream and (target_model or session == NEW_SESSION):
@@ -442,11 +453,12 @@ class FrontConnection(asyncio.Protocol):
                 if session
                 else "TargetModel is not supported by InvokeEndpointWithResponseStream."
             )
+        if route.containers:
+            return dispatcher.pipeline(self, route, lines[1:], request.body, self._arrived_ns, wish)
+        lines.append(b"Content-Length: %d\r\n\r\n" % len(request.body))
         if target_model:
             del lines[0]  # that of the model comes with its worker
-        head = b"".join(lines)
-        wish = Wish(target_model, stream, session) if target_model or stream or session else PLAIN
-        return dispatcher.submit(self, route, head, request.body, self._arrived_ns, wish)
+        return dispatcher.submit(self, route, b"".join(lines), request.body, self._arrived_ns, wish)
 
     def _sagemaker_header(self, field: bytes, value: bytes) -> Refusal | None:
         if field in _NOT_SERVED:

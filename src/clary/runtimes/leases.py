@@ -20,20 +20,28 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """A worker that expects one request on its unix socket."""
+class Place:
+    """A worker that expects one request on its unix socket. `container` is what messages call it."""
 
-    worker: str
     address: str
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The workers to ask, each with the answer of the one before it: one, or one of each container of a pipeline."""
+
+    places: tuple[Place, ...]
     variant: str
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What became of the slot. `end`: "lost" when the worker broke off, "hung" when its time ran out, else ""."""
+    """What became of the slot. `model_us`: of each worker that was asked. `end`: "lost" when the last of them broke
+    off, "hung" when its time ran out, else ""."""
 
     status: int
-    model_us: int
+    model_us: tuple[int, ...]
     request_bytes: int
     response_bytes: int
     end: str = ""
@@ -54,7 +62,8 @@ class SlotHolder:
             told = await self._ask(message)
         if "refused" in told:
             raise Refused(told["refused"], told["message"])
-        return Grant(told["worker"], told["address"], told["variant"])
+        places = tuple(Place(one["address"], one["container"]) for one in told["workers"])
+        return Grant(places, told["variant"])
 
     async def release(self, used: Used) -> None:
         message = {

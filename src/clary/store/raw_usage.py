@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clary.domain.fleet_name import account_of
 from clary.domain.usage import COUNTERS, HEADER_BYTES, NAME_BYTES, NUMBERS, SLOT_BYTES, Usage
 
 READ_BYTES = 4 * 1024 * 1024
@@ -99,9 +100,10 @@ def _aligned(read: Any, seek: Any, mark: Mark) -> Mark:
 
 
 def instance_of(event: Mapping[str, Any]) -> tuple[str, int]:
-    """(fleet, instance) whose time a journal line is about: the host's, for a worker on instances of another fleet."""
+    """(account, instance) whose time a journal line is about: that of all containers of the instance, and the host's,
+    for a worker on instances of another fleet."""
     where = event.get("host", event)
-    return where["fleet"], int(where["instance"])
+    return account_of(where["fleet"]), int(where["instance"])
 
 
 class CounterFile:

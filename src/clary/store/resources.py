@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, select, update
 
+from clary.domain.containers import MAX_CONTAINERS
 from clary.domain.errors import AlreadyExists, NotFound
 from clary.domain.names import Place
 from clary.store.database import Database
@@ -303,14 +304,16 @@ class Resources:
 
     # -- numbers that are never used again -------------------------------------------------------
 
-    async def worker_uid(self, resource_uid: int, first: int, last: int) -> int:
-        """The operating-system uid of an endpoint's workers: its own as long as it exists.
+    async def worker_uid(self, resource_uid: int, first: int, last: int, place: int = 0) -> int:
+        """The operating-system uid of an endpoint's workers: its own as long as it exists. Where a model has several
+        containers, `place` counts them from 0, and each has one.
 
         Raises: NotFound when all of the pool are taken.
         """
+        user = _user(resource_uid, place)
 
         def work(connection: Connection) -> int:
-            mine = select(users_of_uids.c.uid).where(users_of_uids.c.resource_uid == resource_uid)
+            mine = select(users_of_uids.c.uid).where(users_of_uids.c.resource_uid == user)
             found = connection.execute(mine).scalar_one_or_none()
             if found is not None:
                 return int(found)
@@ -318,16 +321,14 @@ class Resources:
             free = next((uid for uid in range(first, last + 1) if uid not in taken), None)
             if free is None:
                 raise NotFound("free worker uid", f"{first}-{last}")
-            connection.execute(insert(users_of_uids).values(uid=free, resource_uid=resource_uid))
+            connection.execute(insert(users_of_uids).values(uid=free, resource_uid=user))
             return free
 
         return await self._database.write(work)
 
     async def free_worker_uid(self, resource_uid: int) -> None:
         """The resource starts no process any more: its uid is another's."""
-        await self._database.write(
-            lambda c: c.execute(delete(users_of_uids).where(users_of_uids.c.resource_uid == resource_uid))
-        )
+        await self._database.write(lambda c: c.execute(delete(users_of_uids).where(_uids_of(resource_uid))))
 
     # -- watching --------------------------------------------------------------------------------
 
@@ -392,7 +393,7 @@ def erase(connection: Connection, record: Record) -> None:
     arn = record.place.arn(record.kind, record.name)
     connection.execute(delete(resources).where(resources.c.uid == record.uid))
     connection.execute(delete(tags).where(tags.c.arn == arn))
-    connection.execute(delete(users_of_uids).where(users_of_uids.c.resource_uid == record.uid))
+    connection.execute(delete(users_of_uids).where(_uids_of(record.uid)))
 
 
 def by_uid(connection: Connection, uid: int) -> Record | None:
@@ -458,3 +459,14 @@ def _list(
 
 def _position(record: Record, query: Query) -> list[Any]:
     return [record.name if query.sort_by == "Name" else _us(record.created_at), record.uid]
+
+
+def _user(resource_uid: int, place: int) -> int:
+    """Who holds a uid: the resource, or below zero, where no resource is, one of its further containers."""
+    return resource_uid if place == 0 else -(resource_uid * (MAX_CONTAINERS + 1) + place)
+
+
+def _uids_of(resource_uid: int) -> ColumnElement[bool]:
+    """The rows of all that `_user` makes of a resource."""
+    held = users_of_uids.c.resource_uid
+    return (held == resource_uid) | held.between(_user(resource_uid, MAX_CONTAINERS), _user(resource_uid, 1))

@@ -1,6 +1,7 @@
 """The launch table as the supervisor reads it: which fleets may run, how many workers, in which walls.
 
-A fleet is one generation of one production variant. Its name is `region/endpoint/variant/generation`.
+A fleet is one generation of one production variant, or of one container of it. Its name is
+`region/endpoint/variant[+container]/generation`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,14 @@ class Fleet:
     nofile: int = 4096
     drain_s: float = 30.0  # SIGTERM to SIGKILL once it is in the table no more (container contract)
     label: dict[str, Any] = field(default_factory=dict)  # told on in the journal: what the ledger needs to know
+    group: str = ""  # whose control groups its instances are in; "" for its own: containers of an instance share one
     # {"fleet": name, "instances": [...]}: whose instances, and which for each of ours, its workers run on; told on too
     host: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def limited_as(self) -> str:
+        """The name that its instances' control groups bear."""
+        return self.group or self.name
 
     def host_of(self, instance: int) -> dict[str, Any]:
         """{"host": {"fleet", "instance"}} of one of its instances; {} where the instances are its own."""

@@ -136,13 +136,13 @@ class Jails:
     def admit(self, fleet: Fleet) -> None:
         """Takes the fleet's limits: its first instance's control group is made now, so that a wake need not."""
         if self.isolation.cgroup_version:
-            for name in [name for name in self._procs if name.startswith(group_name(fleet.name) + "~")]:
+            for name in [name for name in self._procs if name.startswith(group_name(fleet.limited_as) + "~")]:
                 self._procs[name] = self._cgroups.create(name, fleet.memory_bytes, fleet.pids, fleet.cpus)
             self._group(fleet, 0)
 
     def _group(self, fleet: Fleet, instance: int) -> list[str]:
         """The files to join one instance's control group by; the group is made when it lacks."""
-        name = group_name(fleet.name, instance)
+        name = group_name(fleet.limited_as, instance)
         if name not in self._procs:
             self._procs[name] = self._cgroups.create(name, fleet.memory_bytes, fleet.pids, fleet.cpus)
         return self._procs[name]

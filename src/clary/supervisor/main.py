@@ -190,7 +190,7 @@ class Supervisor:
         return bool(self.workers) or any(s.pid for s in self.services) or any(z.pid for z in self.zygotes.values())
 
     def _close(self) -> None:
-        for name in [*self.fleets, *self.dismissed]:
+        for name in {*(wanted.limited_as for wanted in self.fleets.values()), *self.dismissed}:
             self.jails.dismiss(name)
         for zygote in self.zygotes.values():
             self.jails.leave_zygote(zygote.spec)
@@ -212,13 +212,14 @@ class Supervisor:
         for name, wanted in fleets.items():
             if self.fleets.get(name) != wanted:
                 self.jails.admit(wanted)
-            self.dismissed.discard(name)
+            self.dismissed.discard(wanted.limited_as)
         old, self.fleets = self.fleets, fleets
         for name in gone:
             self.failures.pop(name, None)
             self.demand.pop(name, None)
             self.start_after_mono_s.pop(name, None)
-            self.dismissed.add(name)
+            if all(one.limited_as != old[name].limited_as for one in fleets.values()):
+                self.dismissed.add(old[name].limited_as)
             for worker in self._of(name):
                 self.stop_worker(worker, "FleetRemoved", old[name].drain_s)
         self.tasks.keep_unpacker(not self.stopping and any(one.worker.get("multi_model") for one in fleets.values()))
@@ -289,9 +290,10 @@ class Supervisor:
             address=self.layout.worker_sockets / f"{worker_id}.sock",
             log=folder / f"{worker_id}.log",
             plain=True,
+            limited_as=wanted.limited_as,
             host=wanted.host_of(slot // wanted.processes_per_instance),
             ordered_mono_s=time.monotonic(),
-            oom_kills_before=self.jails.oom_kills(wanted.name, slot // wanted.processes_per_instance),
+            oom_kills_before=self.jails.oom_kills(wanted.limited_as, slot // wanted.processes_per_instance),
         )
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         ours, theirs = socket.socketpair()
@@ -589,7 +591,7 @@ class Supervisor:
         self._close_status(worker)
         facts = processes.exit_facts(status) if status is not None else {"code": -1}
         before = worker.state
-        reason = why_exited(worker, facts, self.jails.oom_kills(worker.fleet, worker.instance))
+        reason = why_exited(worker, facts, self.jails.oom_kills(worker.limited_as, worker.instance))
         if worker.pid:
             processes.end(worker.pid, signal.SIGKILL)  # whatever of its session outlived it
         worker.state = State.EXITED

@@ -42,6 +42,7 @@ class Worker:
     address: Path
     log: Path
     plain: bool  # started without a zygote
+    limited_as: str = ""  # whose control group its instance's is
     host: dict[str, Any] = field(default_factory=dict)  # see `Fleet.host_of`
     state: State = State.STARTING
     pid: int = 0

@@ -30,7 +30,7 @@ TELL_EVERY_S = 0.5
 
 def run(layout: Layout, folder: JobFolder) -> int:
     """Until all is done or it is told to stop; the exit code."""
-    workers = Workers(layout.supervisor_socket, folder.order().fleet)
+    workers = Workers(layout.supervisor_socket, folder.order().fleets)
     while (lock := folder.lock()) is None:  # another engine, started by a control that has gone, still works here
         if folder.stop.exists() or not folder.path.exists():
             return STOPPED

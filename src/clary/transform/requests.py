@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clary.domain.containers import ATTRIBUTES, Headers, handed_on, headers_for
 from clary.domain.transform_plan import LOST_ATTEMPTS, Handling, Input, SplitType
 from clary.domain.transform_records import CannotProcess, Processing
 from clary.domain.transform_split import Splitter
@@ -39,6 +40,13 @@ class Batch:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Said(Answer):
+    """An answer, and of several containers the name of the one that gave it."""
+
+    container: str = ""
+
+
 class Asker:
     """Asks the workers of one instance. Used by several threads, each with connections of its own."""
 
@@ -57,15 +65,12 @@ class Asker:
         self._start_timeout_s = start_timeout_s
         self._threads = threading.local()
         self._seats = iter(range(1 << 30))
-        self._headers = tuple(
-            (name, value)
-            for name, value in (("Content-Type", handling.content_type), ("Accept", handling.accept))
-            if value
-        )
+        named = (("content-type", handling.content_type), ("accept", handling.accept))
+        self._headers = [(name, value) for name, value in named if value]
 
     def parameters(self) -> bytes | None:
-        """The container's answer to GET /execution-parameters; None when it gives none. Raises: Refused."""
-        worker = self._worker()
+        """The (first) container's answer to GET /execution-parameters; None when it gives none. Raises: Refused."""
+        worker = self._worker(0)
         try:
             answer = self._connection(worker).request("GET", "/execution-parameters", (), b"", PARAMETERS_LIMIT_S)
         except (Lost, TimedOut, Misanswered):
@@ -93,7 +98,7 @@ class Asker:
     def stream(self, of: Input, body: Callable[[], Iterator[bytes]], into: Path) -> None:
         """A whole object in one request, in chunks, its answer into a file. Raises: Refused."""
 
-        def once() -> Answer:
+        def once() -> Said:
             with into.open("wb") as file:
                 return self._once(body, file.write)
 
@@ -107,13 +112,13 @@ class Asker:
 
     # -- asking ----------------------------------------------------------------------------------
 
-    def _ask(self, body: bytes, batch: Batch, splitter: Splitter) -> Answer:
+    def _ask(self, body: bytes, batch: Batch, splitter: Splitter) -> Said:
         answer = self._with_retries(lambda: self._once(body), self._place(batch, splitter, -1))
         if 200 <= answer.status < 300:
             return answer
         raise Refused(self._located(batch, splitter, answer))
 
-    def _with_retries(self, once: Callable[[], Answer], place: str) -> Answer:
+    def _with_retries(self, once: Callable[[], Said], place: str) -> Said:
         lost = failed = 0
         while True:
             why = ""
@@ -135,16 +140,33 @@ class Asker:
             if why:
                 raise Refused(f"{place}: {why}, tried {lost + failed} times")
 
-    def _once(
-        self, body: bytes | Callable[[], Iterable[bytes]], sink: Callable[[bytes], object] | None = None
+    def _once(self, body: bytes | Callable[[], Iterable[bytes]], sink: Callable[[bytes], object] | None = None) -> Said:
+        """Through all containers, within the time of one request; the answer of the last, or of one that refuses."""
+        left_s, headers, last = float(self._handling.timeout_s), self._headers, len(self._workers.containers) - 1
+        for place, container in enumerate(self._workers.containers):
+            worker = self._worker(place)
+            began_s = time.monotonic()
+            found = self._ask_one(worker, headers_for(headers, place == last), body, left_s, sink)
+            if place == last or not 200 <= found.status < 300:
+                return Said(found.status, found.body, found.headers, container)
+            left_s = max(0.0, left_s - (time.monotonic() - began_s))
+            told = found.headers
+            headers = handed_on(headers, told.get("content-type", ""), told.get(ATTRIBUTES, ""))
+            body = found.body
+        raise AssertionError("a job has a container")
+
+    def _ask_one(
+        self,
+        worker: Worker,
+        headers: Headers,
+        body: bytes | Callable[[], Iterable[bytes]],
+        limit_s: float,
+        sink: Callable[[bytes], object] | None,
     ) -> Answer:
-        worker = self._worker()
         connection = self._connection(worker)
         try:
             sink_of = None if sink is None else lambda _headers: sink
-            return connection.request(
-                "POST", "/invocations", self._headers, body, float(self._handling.timeout_s), sink_of
-            )
+            return connection.request("POST", "/invocations", headers, body, limit_s, sink_of)
         except Lost:
             self._workers.suspect(worker)
             raise
@@ -152,11 +174,11 @@ class Asker:
             self._workers.end(worker)  # it still computes for nobody; its successor is free
             raise
 
-    def _worker(self) -> Worker:
+    def _worker(self, place: int) -> Worker:
         if not hasattr(self._threads, "seat"):
             self._threads.seat = next(self._seats)
             self._threads.connections = {}
-        worker = self._workers.pick(self._instance, self._threads.seat, self._start_timeout_s)
+        worker = self._workers.pick(place, self._instance, self._threads.seat, self._start_timeout_s)
         if worker is None:
             raise Refused(f"no worker of instance {self._instance} was ready within {self._start_timeout_s:g} s")
         return worker
@@ -173,7 +195,7 @@ class Asker:
 
     # -- where it is wrong -----------------------------------------------------------------------
 
-    def _located(self, batch: Batch, splitter: Splitter, answer: Answer) -> str:
+    def _located(self, batch: Batch, splitter: Splitter, answer: Said) -> str:
         """The refusal with its place: of several records, the first that is refused alone as well."""
         records = splitter.records(batch.raw)
         low, high = 0, len(records)
@@ -191,14 +213,14 @@ class Asker:
             answer = told or answer
         return f"{self._place(batch, splitter, low, skip_blank=False)}: {_told(answer)}"
 
-    def _again(self, records: list[bytes], splitter: Splitter) -> Answer | None:
+    def _again(self, records: list[bytes], splitter: Splitter) -> Said | None:
         """None when there was no answer at all."""
         if self._processing is None:
             body = splitter.payload(b"".join(records))
         else:
             body = self._processing.before(records)[1]
         if not body.strip():
-            return Answer(200, b"")
+            return Said(200, b"")
         try:
             return self._once(body)
         except (Lost, TimedOut, Misanswered):
@@ -224,6 +246,7 @@ class Asker:
         return f"{batch.of.uri} {word} {line}"
 
 
-def _told(answer: Answer) -> str:
+def _told(answer: Said) -> str:
     text = answer.body.decode(errors="replace").strip()
-    return f"the model answered {answer.status}" + (f": {text[:400]}" if text else "")
+    who = f"container {answer.container}" if answer.container else "the model"
+    return f"{who} answered {answer.status}" + (f": {text[:400]}" if text else "")

@@ -1,4 +1,4 @@
-"""The job's workers as the supervisor tells of them: who is ready, instance by instance.
+"""The job's workers as the supervisor tells of them: who is ready, container by container, instance by instance.
 
 When the supervisor goes, so do we, at once: every file of ours is as good after kill -9 as after an orderly end.
 """
@@ -10,9 +10,12 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from clary.domain.fleet_name import parse_fleet_name
 
 ORPHANED = 3  # exit code
 SUSPECT_S = 0.5  # a worker that broke a connection is not asked again for so long, unless it is told of anew
@@ -30,9 +33,11 @@ class Worker:
 class Workers:
     """A live view on a thread of its own."""
 
-    def __init__(self, supervisor: Path, fleet: str) -> None:
-        self._fleet = fleet
-        self._ready: dict[int, dict[str, Worker]] = {}
+    def __init__(self, supervisor: Path, fleets: Sequence[str]) -> None:
+        """`fleets` are those of the containers, in order."""
+        self.containers = tuple(parse_fleet_name(fleet).container for fleet in fleets)
+        self._place = {fleet: place for place, fleet in enumerate(fleets)}
+        self._ready: dict[tuple[int, int], dict[str, Worker]] = {}  # by place of the container, and instance
         self._suspects: dict[str, float] = {}
         self._changed = threading.Condition()
         self._socket = socket.socket(socket.AF_UNIX)
@@ -57,10 +62,10 @@ class Workers:
         os._exit(ORPHANED)
 
     def _take(self, event: dict[str, Any]) -> None:
-        if event["fleet"] != self._fleet:
+        if event["fleet"] not in self._place:
             return
         with self._changed:
-            mine = self._ready.setdefault(event["instance"], {})
+            mine = self._ready.setdefault((self._place[event["fleet"]], event["instance"]), {})
             if event["state"] == "ready":
                 mine[event["worker"]] = Worker(event["worker"], event["address"])
                 self._suspects.pop(event["worker"], None)
@@ -68,13 +73,16 @@ class Workers:
                 mine.pop(event["worker"], None)
             self._changed.notify_all()
 
-    def pick(self, instance: int, seat: int, limit_s: float) -> Worker | None:
-        """A ready worker of the instance, the same for the same seat while nothing changes; None when none came."""
+    def pick(self, place: int, instance: int, seat: int, limit_s: float) -> Worker | None:
+        """A ready worker of a container of the instance, the same for the same seat while nothing changes; None when
+        none came."""
         deadline = time.monotonic() + limit_s
         with self._changed:
             while True:
                 now = time.monotonic()
-                found = [w for w in self._ready.get(instance, {}).values() if self._suspects.get(w.id, 0.0) <= now]
+                found = [
+                    w for w in self._ready.get((place, instance), {}).values() if self._suspects.get(w.id, 0.0) <= now
+                ]
                 if found:
                     return found[seat % len(found)]
                 if now >= deadline:
@@ -90,7 +98,7 @@ class Workers:
         """It did not answer in time: the supervisor ends it and starts another."""
         with self._changed:
             self._ready = {
-                number: {key: one for key, one in mine.items() if key != worker.id}
-                for number, mine in self._ready.items()
+                where: {key: one for key, one in mine.items() if key != worker.id}
+                for where, mine in self._ready.items()
             }
             self._send({"id": 2, "op": "stop", "worker": worker.id, "reason": "Hung", "grace_s": HUNG_GRACE_S})

@@ -32,6 +32,9 @@ LABELS: dict[str, dict[str, Any]] = {
     "us-east-1/big/AllTraffic/2": {"instance_type": "ml.c5.xlarge", "serverless_mib": 0},
     "eu-west-1/small/v/3": {"instance_type": "", "serverless_mib": 2048},
 }
+# Containers of one instance, told of by the label of their variant.
+CONTAINERS = ("us-east-1/many/v+a/4", "us-east-1/many/v+b/4")
+LABELS |= {fleet: {"instance_type": "ml.m5.large", "serverless_mib": 0} for fleet in CONTAINERS}
 
 
 def open_database(layout: Layout) -> Database:

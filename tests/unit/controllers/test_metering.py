@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import metering_world
@@ -29,7 +30,7 @@ from clary.store.database import Database
 from clary.store.ledger import By, Ledger, entries
 from clary.store.series import read
 
-BIG, BIG_2, SMALL = LABELS
+BIG, BIG_2, SMALL, FIRST, SECOND = LABELS
 M5_RATE = PRICES.instances["ml.m5.large"].nanousd_per_hour
 
 JOB = "us-east-1/transform-job:nightly/:transform/9"
@@ -64,6 +65,63 @@ async def test_an_hour_of_an_instance_costs_its_list_price(world: World, databas
     assert (found.endpoint, found.quantity, found.nanousd) == ("big", HOUR_NS, M5_RATE)
     assert found.instance_type == "ml.m5.large"
     assert "AWS list prices" in found.price_source
+    assert reconcile(world.layout, database).exact
+
+
+async def test_containers_of_one_instance_are_charged_once(world: World, database: Database) -> None:
+    """The first lives for 100 s, the second from 50 s on for 150 s; the second instance has only one for 10 s."""
+    first, other = world.start(FIRST), world.start(SECOND, instance=1)
+    world.pass_time(10 * SECOND_NS)
+    world.stop(other)
+    world.pass_time(40 * SECOND_NS)
+    metering = world.metering(database)
+    await drain(metering)  # where looks fall changes nothing
+    second = world.start(SECOND)
+    world.pass_time(50 * SECOND_NS)
+    world.stop(first)
+    await drain(metering)
+    world.pass_time(100 * SECOND_NS)
+    world.stop(second)
+    await drain(metering)
+    (found,) = await Ledger(database).sums("variant")
+    assert (found.endpoint, found.variant, found.quantity) == ("many", "v", 210 * SECOND_NS)
+    charged = {entry.fleet: None for entry in await database.read(entries)}
+    assert list(charged) == ["us-east-1/many/v/4"]
+    told = reconcile(world.layout, database)
+    assert told.exact
+    assert told.unpriced == ()
+
+
+async def test_a_pipelines_steps_are_its_containers_latency_and_its_requests_the_variants(
+    world: World, database: Database
+) -> None:
+    world.start(FIRST)
+    world.start(SECOND)
+    for _ in range(3):
+        world.meter.slot(FIRST).step(1000)
+        world.meter.slot(SECOND).step(4000)
+        world.request("us-east-1/many/v/4", model_us=5000)
+    await drain(world.metering(database))
+    seen = {}
+    for name, container in product(("ContainerLatency", "ModelLatency", "Invocations"), ("a", "b", "")):
+        dimensions = (("EndpointName", "many"), ("VariantName", "v"))
+        own = (("ContainerName", container), *dimensions) if container else dimensions
+        unit = "None" if name == "Invocations" else "Microseconds"
+        metric = Metric("AWS/SageMaker", name, own, unit)
+        place = Place("123456789012", "us-east-1")
+        found = database.read_now(lambda c, m=metric, p=place: read(c, p, m, 0, 1 << 40))
+        seen[name, container] = sum(sample.total for _, sample in found)
+    assert seen == {
+        ("ContainerLatency", "a"): 3000,
+        ("ContainerLatency", "b"): 12_000,
+        ("ContainerLatency", ""): 0,
+        ("ModelLatency", "a"): 0,
+        ("ModelLatency", "b"): 0,
+        ("ModelLatency", ""): 15_000,
+        ("Invocations", "a"): 0,
+        ("Invocations", "b"): 0,
+        ("Invocations", ""): 3,
+    }
     assert reconcile(world.layout, database).exact
 
 

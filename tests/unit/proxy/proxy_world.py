@@ -105,16 +105,39 @@ class World:
         argv += ["--listen-fd", str(self._front.fileno()), "--life-fd", str(self._life_read)]
         self._proxy = subprocess.Popen(argv, pass_fds=(self._front.fileno(), self._life_read))
 
+    def listening(self) -> None:
+        """Returns when the proxy follows the supervisor and may be asked."""
+        deadline = time.monotonic() + 20
+        while not self.asked or not self.layout.proxy_socket.exists():
+            assert time.monotonic() < deadline, "the proxy does not come"
+            time.sleep(0.01)
+
     def move(self, variant: VariantRoute, talk: Talk) -> None:
         """An update of the endpoint: another fleet, with one worker, is routed to from now on."""
+        self.join(talk, variant.fleet)
+        self.reroute(variant)
+
+    def join(self, talk: Talk | None, fleet: str) -> None:
+        """Another worker is ready while the proxy runs."""
         assert self._told is not None
-        self.worker(talk, fleet=variant.fleet)
+        self.worker(talk, fleet=fleet)
         self._told.sendall(json.dumps(self._workers[-1]).encode() + b"\n")
+
+    def reroute(self, variant: VariantRoute) -> None:
+        """The second table."""
         self.route(2, variant)
         with socket.socket(socket.AF_UNIX) as asked:
             asked.connect(str(self.layout.proxy_socket))
             asked.sendall(b'{"op": "reload"}\n')
             assert json.loads(asked.makefile().readline())["generation"] == 2
+
+    def facts(self) -> dict[str, Any]:
+        """What the proxy tells of its fleets, by name."""
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.connect(str(self.layout.proxy_socket))
+            asked.sendall(b'{"op": "facts"}\n')
+            told: dict[str, Any] = json.loads(asked.makefile().readline())["fleets"]
+        return told
 
     def stopped(self) -> list[tuple[str, str]]:
         """(worker, reason) of what the supervisor was asked to end; waits for the first."""

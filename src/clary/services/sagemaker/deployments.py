@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -10,6 +11,7 @@ from sqlalchemy import Connection
 from clary.domain.asynchronous import AsyncConfig
 from clary.domain.capture import INPUT, INPUT_AND_OUTPUT, OUTPUT, Capture
 from clary.domain.component import HostVariant
+from clary.domain.containers import names
 from clary.domain.endpoint import Container, DataSource, Deployment, Serverless, Variant
 from clary.domain.errors import NotFound
 from clary.domain.names import Place
@@ -83,10 +85,13 @@ def async_config(stored: Mapping[str, Any]) -> AsyncConfig | None:
 
 def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
     serverless = stored.get("ServerlessConfig")
+    containers = containers_of(model)
     return Variant(
         name=stored["VariantName"],
         model_name=model.name,
-        container=container_of(model),
+        container=containers[0],
+        further=containers[1:],
+        mode=models.mode_of(model.desired),
         role_arn=model.desired.get("ExecutionRoleArn", ""),
         instance_type=stored.get("InstanceType", ""),
         instance_count=stored.get("InitialInstanceCount", 1) if serverless is None else 0,
@@ -102,6 +107,15 @@ def _variant(stored: Mapping[str, Any], model: Record) -> Variant:
         strategy=_strategy(stored),
         network_isolation=model.desired.get("EnableNetworkIsolation", False),
     )
+
+
+def containers_of(model: Record) -> tuple[Container, ...]:
+    """The containers of a stored model, in order; of several, each under its name."""
+    stored = models.containers(model.desired)
+    if len(stored) == 1:
+        return (container_of_stored(stored[0]),)
+    hostnames = names([one.get("ContainerHostname", "") for one in stored])
+    return tuple(replace(container_of_stored(one), hostname=name) for one, name in zip(stored, hostnames, strict=True))
 
 
 def _host(stored: Mapping[str, Any]) -> HostVariant:
@@ -123,11 +137,6 @@ def _host(stored: Mapping[str, Any]) -> HostVariant:
 def _strategy(stored: Mapping[str, Any]) -> RoutingStrategy:
     asked = stored.get("RoutingConfig", {}).get("RoutingStrategy", RoutingStrategy.LEAST_OUTSTANDING_REQUESTS)
     return RoutingStrategy(asked)
-
-
-def container_of(model: Record) -> Container:
-    """The one container of a stored model."""
-    return container_of_stored(model.desired.get("PrimaryContainer") or model.desired["Containers"][0])
 
 
 def container_of_stored(stored: Mapping[str, Any]) -> Container:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from clary.domain.containers import ExecutionMode
 from clary.domain.errors import Invalid, Unsupported
 from clary.domain.names import parse_s3_uri
 from clary.domain.prices import PriceBook
@@ -72,6 +73,12 @@ class EndpointConfigs:
                 continue
             model = await self._resources.get(models.KIND, context.place, variant["ModelName"])
             self._fits(variant, model)
+            if "AsyncInferenceConfig" in request and models.mode_of(model.desired) is ExecutionMode.DIRECT:
+                raise Invalid(
+                    "AsyncInferenceConfig",
+                    f"Model {model.name} runs its containers in Mode Direct, and InvokeEndpointAsync has no "
+                    "TargetContainerHostname to name one.",
+                )
             if "AsyncInferenceConfig" in request and models.holds_many(model):
                 raise Invalid(
                     "AsyncInferenceConfig",
@@ -142,11 +149,17 @@ class EndpointConfigs:
             raise Invalid("InstanceType", f"Variant {name}: {kind} is not in the price catalogue; it has {known}.")
 
     def _fits(self, variant: Members, model: Record) -> None:
-        container = model.desired.get("PrimaryContainer") or model.desired["Containers"][0]
+        containers = models.containers(model.desired)
         if "ServerlessConfig" in variant:
+            if len(containers) > 1:
+                raise Invalid(
+                    "ServerlessConfig",
+                    f"Variant {variant['VariantName']}: a model of several containers is not supported for serverless "
+                    "endpoints.",
+                )
             if models.holds_many(model):
                 raise Invalid("Mode", "A MultiModel container is not supported for serverless endpoints.")
-            if "ModelDataSource" in container:
+            if "ModelDataSource" in containers[0]:
                 raise Invalid("ModelDataSource", "ModelDataSource is not supported for serverless endpoints.")
             if model.desired.get("EnableNetworkIsolation"):
                 raise Invalid("EnableNetworkIsolation", "Network isolation is not supported for serverless endpoints.")

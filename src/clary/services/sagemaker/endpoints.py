@@ -58,7 +58,7 @@ class Endpoints:
     def __init__(
         self, resources: Resources, now: Callable[[], datetime], instances: Callable[[str], int] = lambda fleet: 0
     ) -> None:
-        """`instances` tells how many instances of a fleet run."""
+        """`instances` tells how many instances of an account (`fleet_name.account_of`) run."""
         self._resources = resources
         self._now = now
         self._instances = instances
@@ -324,8 +324,8 @@ def _description(record: Record, instances: Callable[[str], int], placements: Pl
             answer["ProductionVariants"] = [_host(host, placements) for host in observed.serving.hosts]
         for variant in answer["ProductionVariants"]:
             if variant["VariantName"] in desired.scaling:  # it follows its backlog: what runs is what is wanted
-                fleet = observed.serving.fleet(record.place.region, record.name, variant["VariantName"])
-                variant["CurrentInstanceCount"] = variant["DesiredInstanceCount"] = instances(fleet)
+                account = observed.serving.fleet(record.place.region, record.name, variant["VariantName"])
+                variant["CurrentInstanceCount"] = variant["DesiredInstanceCount"] = instances(account)
     if state is EndpointStatus.UPDATING and desired.target.number != (observed.serving or desired.target).number:
         answer["PendingDeploymentSummary"] = {
             "EndpointConfigName": desired.target.config_name,
@@ -395,8 +395,8 @@ def _serverless(variant: Variant) -> Members | None:
 
 
 def _variant(now: Variant, wanted: Variant, observed: Observed, state: EndpointStatus) -> Members:
-    prepared = prepared_of(observed, observed.serving, now.name) if observed.serving else None
-    image = prepared.image if prepared else None
+    found = [prepared_of(observed, observed.serving, part.name) for part in now.parts] if observed.serving else []
+    images = [prepared.image for prepared in found if prepared is not None and prepared.image is not None]
     doing = observed.progress if state is EndpointStatus.UPDATING and now != wanted else ""
     return present(
         VariantName=now.name,
@@ -406,9 +406,9 @@ def _variant(now: Variant, wanted: Variant, observed: Observed, state: EndpointS
                 "ResolvedImage": image.resolved_image,
                 "ResolutionTime": datetime.fromisoformat(image.resolved_at),
             }
+            for image in images
         ]
-        if image
-        else None,
+        or None,
         CurrentWeight=now.weight,
         DesiredWeight=wanted.weight,
         CurrentInstanceCount=now.instance_count,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from clary.domain.containers import ExecutionMode, Member, check
 from clary.domain.errors import Invalid, Unsupported
 from clary.domain.names import parse_s3_uri
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
@@ -15,7 +16,6 @@ from clary.services.sagemaker.listing import query_of
 from clary.store.resources import Record, Resources
 
 KIND = "model"
-MAX_ENVIRONMENT_BYTES = 32 * 1024
 
 
 class Artifacts(Protocol):
@@ -42,8 +42,9 @@ class Models:
         name = request["ModelName"]
         arn = context.place.arn("model", name)
         context.authorize("sagemaker:CreateModel", arn)
-        container = _only_container(request)
-        await self.check_container(context, container)
+        _check_together(request)
+        for container in containers(request):
+            await self.check_container(context, container)
         if role := request.get("ExecutionRoleArn"):
             context.authorize("iam:PassRole", role)
         await self._resources.create(
@@ -124,17 +125,37 @@ def _summary(record: Record) -> Members:
     }
 
 
-def _only_container(request: Members) -> Members:
-    """The model's one container. Raises: Invalid, or Unsupported for what has not been built."""
-    primary, several = request.get("PrimaryContainer"), request.get("Containers")
-    if primary is not None and several:
+def containers(stored: Mapping[str, Any]) -> list[Members]:
+    """The containers of a model, asked for or stored, in order. One in Containers is like a PrimaryContainer."""
+    primary = stored.get("PrimaryContainer")
+    return [primary] if primary is not None else list(stored.get("Containers") or ())
+
+
+def mode_of(stored: Mapping[str, Any]) -> ExecutionMode:
+    """How a model, asked for or stored, runs its containers."""
+    return ExecutionMode(stored.get("InferenceExecutionConfig", {}).get("Mode", ExecutionMode.SERIAL))
+
+
+def _check_together(request: Members) -> None:
+    """Whether the containers make a model. Raises: Invalid."""
+    if request.get("PrimaryContainer") is not None and request.get("Containers"):
         raise Invalid("PrimaryContainer", "Specify either PrimaryContainer or Containers, not both.")
-    if primary is None and not several:
+    found = containers(request)
+    if not found:
         raise Invalid("PrimaryContainer", "A model needs a PrimaryContainer.")
-    if several and len(several) > 1:
-        raise Unsupported("a model of several containers (inference pipelines)", "give one PrimaryContainer")
-    container: Members = primary if primary is not None else (several or [{}])[0]
-    return container
+    mode = mode_of(request)
+    if "PrimaryContainer" in request and mode is ExecutionMode.DIRECT:
+        raise Invalid("InferenceExecutionConfig", "Mode Direct goes with Containers, not with a PrimaryContainer.")
+    check([_member(container) for container in found], mode)
+
+
+def _member(container: Members) -> Member:
+    environment = container.get("Environment", {})
+    return Member(
+        container.get("ContainerHostname", ""),
+        is_multi_model(container),
+        sum(len(key.encode()) + len(value.encode()) for key, value in environment.items()),
+    )
 
 
 def _check_container(container: Members) -> None:
@@ -149,13 +170,9 @@ def _check_container(container: Members) -> None:
     elif container.get("MultiModelConfig"):
         raise Invalid("MultiModelConfig", "MultiModelConfig goes with Mode MultiModel only.")
     if not container.get("Image"):
-        raise Invalid("Image", "PrimaryContainer needs an Image.")
+        raise Invalid("Image", "A container needs an Image.")
     if container.get("ModelDataUrl") and container.get("ModelDataSource"):
         raise Invalid("ModelDataUrl", "Specify either ModelDataUrl or ModelDataSource, not both.")
-    environment = container.get("Environment", {})
-    size = sum(len(key.encode()) + len(value.encode()) for key, value in environment.items())
-    if size > MAX_ENVIRONMENT_BYTES:
-        raise Invalid("Environment", f"Environment holds {size} bytes; at most {MAX_ENVIRONMENT_BYTES} are allowed.")
     for source in data_sources(container):
         if source.get("S3DataType") == "S3Prefix" and not source["S3Uri"].endswith("/"):
             raise Invalid("ModelDataSource", f"S3Uri {source['S3Uri']} is a prefix and must end with '/'.")
@@ -168,9 +185,8 @@ def is_multi_model(container: Mapping[str, Any]) -> bool:
 
 
 def holds_many(model: Record) -> bool:
-    """Whether a stored model's container is a MultiModel one."""
-    stored = model.desired
-    return is_multi_model(stored.get("PrimaryContainer") or stored["Containers"][0])
+    """Whether one of a stored model's containers is a MultiModel one."""
+    return any(is_multi_model(container) for container in containers(model.desired))
 
 
 def data_sources(container: Mapping[str, Any]) -> list[Members]:

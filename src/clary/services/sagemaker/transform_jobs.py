@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from clary.domain import transform_path
+from clary.domain.containers import ExecutionMode
 from clary.domain.endpoint import Variant
 from clary.domain.errors import Invalid, NotFound, NotReady, Unsupported
 from clary.domain.fleet_name import TRANSFORM_JOB, TRANSFORM_VARIANT
@@ -31,7 +32,7 @@ from clary.domain.transform_plan import (
 )
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
 from clary.services.sagemaker import models
-from clary.services.sagemaker.deployments import container_of
+from clary.services.sagemaker.deployments import containers_of
 from clary.services.sagemaker.listing import query_of
 from clary.store.codec import decode, encode
 from clary.store.resources import Record, Resources, find, new_deployment_number
@@ -92,6 +93,10 @@ class TransformJobs:
             model = find(connection, models.KIND, context.place, request["ModelName"])
             if model is None:
                 raise NotFound(models.KIND, context.place.arn(models.KIND, request["ModelName"]))
+            if models.mode_of(model.desired) is ExecutionMode.DIRECT:
+                raise Invalid("ModelName", f"Model {model.name} runs its containers in Mode Direct: a job names none.")
+            if len(models.containers(model.desired)) > 1 and handling.max_payload_mb == 0:
+                raise Unsupported("MaxPayloadInMB 0 with a pipeline", "give the largest request in MB")
             if models.holds_many(model):
                 raise Invalid("ModelName", f"Model {model.name} is MultiModel: a transform job takes one model.")
             encoded: Mapping[str, Any] = encode(
@@ -294,8 +299,7 @@ def _check_processing(handling: Handling) -> Handling:
 
 
 def _variant(request: Members, model: Record) -> Variant:
-    """The job's instances as a variant: the model's container with the job's environment over it."""
-    container = container_of(model)
+    """The job's instances as a variant: the model's containers with the job's environment over each."""
     resources = request["TransformResources"]
     told = {"SAGEMAKER_BATCH": "true"}
     if request.get("MaxPayloadInMB") is not None:
@@ -305,11 +309,13 @@ def _variant(request: Members, model: Record) -> Variant:
         told["SAGEMAKER_BATCH_STRATEGY"] = "SINGLE_RECORD" if single else "MULTI_RECORD"
     if request.get("MaxConcurrentTransforms"):
         told["SAGEMAKER_MAX_CONCURRENT_TRANSFORMS"] = str(request["MaxConcurrentTransforms"])
-    environment = {**container.environment, **request.get("Environment", {}), **told}
+    told = {**request.get("Environment", {}), **told}
+    containers = tuple(replace(one, environment={**one.environment, **told}) for one in containers_of(model))
     return Variant(
         name=TRANSFORM_VARIANT,
         model_name=model.name,
-        container=replace(container, environment=environment),
+        container=containers[0],
+        further=containers[1:],
         role_arn=model.desired.get("ExecutionRoleArn", ""),
         instance_type=resources["InstanceType"],
         instance_count=resources["InstanceCount"],
