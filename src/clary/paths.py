@@ -114,6 +114,11 @@ class Layout:
         return self.data / "objects"
 
     @property
+    def registry(self) -> Path:
+        """Layers of container images, and uploads of them."""
+        return self.data / "registry"
+
+    @property
     def models(self) -> Path:
         return self.data / "models"
 

@@ -48,13 +48,18 @@ from clary.domain.errors import NotFound
 from clary.domain.topics import networks
 from clary.gateway.app import Gateway
 from clary.gateway.authentication import Authentication
+from clary.gateway.distribution import Distribution
 from clary.gateway.hold import EndpointHold
+from clary.gateway.layer_streams import Layers
 from clary.images.recipes import ImagesMode
 from clary.paths import Layout
 from clary.runtimes.process import ProcessRuntime
 from clary.services.autoscaling import Autoscaling
 from clary.services.base import Service
 from clary.services.cloudwatch import CloudWatch
+from clary.services.ecr.images import Images
+from clary.services.ecr.repositories import Repositories
+from clary.services.ecr.service import Ecr
 from clary.services.events import Events
 from clary.services.functions.configurations import Configurations
 from clary.services.functions.invocations import Invocations
@@ -84,10 +89,12 @@ from clary.store.function_code import FunctionCode
 from clary.store.identities import Identities
 from clary.store.invocations import Backlog
 from clary.store.invocations import Invocations as AsyncInvocations
+from clary.store.layers import LayerFiles
 from clary.store.logs import LogStore
 from clary.store.migrate import ensure_schema
 from clary.store.objects import ObjectStore
 from clary.store.queues import Queues
+from clary.store.registry import Registry
 from clary.store.resources import Resources
 from clary.store.targets import find_target
 from clary.store.topics import Topics
@@ -106,6 +113,7 @@ class Control:
         )
         self.resources = Resources(self.database, now)
         self.objects = ObjectStore(layout.objects, now=now)
+        self.registry = Registry(self.database, LayerFiles(layout.registry), now)
         self.runtime = ProcessRuntime(layout.supervisor_socket, self._fleet_changed)
         unpacking = Unpacking(self.runtime, settings.uid_last + 1)
         artifacts = Artifacts(layout.models, self.objects, unpacking)
@@ -228,6 +236,13 @@ class Control:
             Sns(self.resources, self.topics, now),
             Sts(self.identities, settings.account),
             Iam(self.identities, settings.account, now),
+            Ecr(
+                [
+                    Repositories(self.resources, self.registry, self.identities.find, now),
+                    Images(self.resources, self.registry),
+                ],
+                settings.account,
+            ),
             self.s3,
             Events(self.resources, self.bus, self.identities, now),
             Scheduler(self.resources, self.identities, universal.check, now),
@@ -244,6 +259,8 @@ class Control:
         ]
         services = {room.name: room for room in rooms}
         authentication = Authentication(self.identities, settings.auth, settings.account, now)
+        self.layers = Layers(self.registry.files)
+        distribution = Distribution(self.resources, self.registry, authentication, settings.account, self.layers)
         self.administration = Administration(
             layout,
             self.database,
@@ -261,6 +278,7 @@ class Control:
             settings.account,
             EndpointHold(self.resources, settings.hold_s),
             runtime.at_the_door,
+            distribution,
         )
 
     def _fleet_changed(self, fleet: str) -> None:
@@ -312,6 +330,7 @@ class Control:
     async def _reconcile(self) -> None:
         await self.runtime.connected()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.registry.sweep())
             tasks.create_task(self.endpoints.loop.run())
             tasks.create_task(self.endpoints.watch())
             tasks.create_task(self.transforms.loop.run())
@@ -339,6 +358,7 @@ class Control:
     def close(self) -> None:
         self.asynchronous.close()
         self.s3.close()
+        self.layers.close()
         self.objects.close()
         self.database.close()
 
