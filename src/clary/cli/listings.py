@@ -52,6 +52,9 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
                 "start": "plain" if worker["plain"] else "fork",
             }
         )
+        if held := worker["detail"].get("container_pid"):
+            rows[-1] |= {"start": "container", "container": worker["detail"]["container"], "container_pid": held}
+            rows[-1]["memory_mib"] += _pss_mib(held)
         if worker["worker"] in models:
             rows[-1]["models"] = models[worker["worker"]]
     for zygote in facts["zygotes"]:
@@ -72,7 +75,7 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
         ("KIND", "ENDPOINT", "VARIANT", "PID", "STATE", "AGE", "MEMORY", *(("MODELS",) if models else ())),
         [
             (
-                row["kind"],
+                "container" if "container" in row else row["kind"],
                 row.get("endpoint", ""),
                 row.get("variant", ""),
                 row["pid"],

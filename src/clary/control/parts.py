@@ -23,6 +23,7 @@ from clary.controllers.async_metrics import AsyncMetrics, Queue
 from clary.controllers.asynchronous import AsyncController
 from clary.controllers.calls import CallController
 from clary.controllers.capture import CaptureDelivery
+from clary.controllers.containers import Containers
 from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
@@ -118,7 +119,12 @@ class Control:
         unpacking = Unpacking(self.runtime, settings.uid_last + 1)
         artifacts = Artifacts(layout.models, self.objects, unpacking)
         self.publisher = Publisher(
-            layout, self.resources, self.runtime, self.prices, measure_host, {"worker_network": settings.worker_network}
+            layout,
+            self.resources,
+            self.runtime,
+            self.prices,
+            measure_host,
+            {"worker_network": settings.worker_network, "docker_writable": settings.docker_writable},
         )
         images = RecipeEnvironments(
             Path(settings.environments_dir) if settings.environments_dir else layout.data,
@@ -127,8 +133,18 @@ class Control:
             ImagesMode(settings.images),
             inherited(),
         )
-        self.preparation = Preparation(
+        self.containers = Containers(
             images,
+            self.registry,
+            self.resources,
+            self.runtime,
+            settings.account,
+            _addresses(settings),
+            settings.docker,
+            layout.mark,
+        )
+        self.preparation = Preparation(
+            self.containers,
             artifacts,
             self.resources,
             measure_host,
@@ -267,9 +283,10 @@ class Control:
             self.resources,
             self.prices,
             self.metering,
-            images,
+            self.containers,
             self.transforms,
             MultiModels(self.resources, artifacts, self.objects, self.runtime, settings.account),
+            settings.region,
             now,
         )
         self.gateway = Gateway(
@@ -361,6 +378,13 @@ class Control:
         self.layers.close()
         self.objects.close()
         self.database.close()
+
+
+def _addresses(settings: Settings) -> list[str]:
+    """Where our own registry is, as references of images name it."""
+    named = (name.strip() for name in settings.host_names.split(","))
+    hosts = dict.fromkeys([settings.host, "localhost", "127.0.0.1", *(name for name in named if name)])
+    return [f"{host}:{settings.port}" for host in hosts]
 
 
 def _disk_full(folder: Path, reserve_mib: int) -> str:

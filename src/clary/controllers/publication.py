@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clary import tables
+from clary.controllers.container_fleets import as_container
 from clary.domain.asynchronous import ASYNC_MAX_BYTES, AsyncConfig, most_processes, worker_concurrency
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
 from clary.domain.fleet_name import TRANSFORM_JOB, transform_fleet
@@ -104,9 +105,13 @@ class Publisher:
         self._done = 0
         self._generation = 0
 
-    def share(self, variant: Variant, asynchronous: AsyncConfig | None = None) -> Share:
-        """What one instance (or serverless slot) of a variant gets on this host."""
+    def share(
+        self, variant: Variant, asynchronous: AsyncConfig | None = None, prepared: Prepared | None = None
+    ) -> Share:
+        """What one instance (or serverless slot) of a variant gets on this host; of containers it holds one."""
         share = self._share(variant)
+        if prepared is not None and prepared.container:
+            return replace(share, processes=1)
         if asynchronous is None:
             return share
         return replace(share, processes=most_processes(asynchronous, share.processes))
@@ -126,7 +131,12 @@ class Publisher:
             in_service = False  # new counts have to be proven like a new fleet
         return {
             variant.name: size(
-                variant, endpoint.desired, self.share(variant, deployment.asynchronous).processes, in_service
+                variant,
+                endpoint.desired,
+                self.share(
+                    variant, deployment.asynchronous, prepared_of(endpoint.observed, deployment, variant.name)
+                ).processes,
+                in_service,
             )
             for variant in deployment.variants
         }
@@ -200,7 +210,7 @@ class Publisher:
                     if prepared is None:
                         continue
                     name = deployment.fleet(endpoint.record.place.region, endpoint.record.name, variant.name)
-                    share = self.share(variant, deployment.asynchronous)
+                    share = self.share(variant, deployment.asynchronous, prepared)
                     fleets[name] = self._fleet(endpoint.record, variant, share, prepared, sizes[variant.name])
                     if deployment.asynchronous is not None:
                         fleets[name]["worker"]["max_payload_bytes"] = ASYNC_MAX_BYTES
@@ -209,8 +219,9 @@ class Publisher:
             prepared = job.observed.prepared
             if prepared is not None and runs(job.desired, job.observed):
                 variant = job.desired.variant
-                full = variant.instance_count * self.share(variant).processes
-                fleet = self._fleet(job.record, variant, self.share(variant), prepared, FleetSize(full, full, full))
+                share = self.share(variant, prepared=prepared)
+                full = variant.instance_count * share.processes
+                fleet = self._fleet(job.record, variant, share, prepared, FleetSize(full, full, full))
                 fleet["worker"] |= {"transform": True, "max_payload_bytes": max_body_bytes(job.desired.handling)}
                 fleet["drain_s"] = JOB_DRAIN_S
                 fleets[job.fleet] = fleet
@@ -236,7 +247,7 @@ class Publisher:
         zygote = zygote_key(
             prepared.zygote, prepared.zygote_trusted, variant.role_arn, network, variant.container.environment
         )
-        return {
+        fleet = {
             "endpoint": record.name,
             "variant": variant.name,
             "min": wanted.min,
@@ -277,6 +288,9 @@ class Publisher:
                 "serverless_mib": variant.serverless.memory_mib if variant.serverless else 0,
             },
         }
+        if not prepared.container:
+            return fleet
+        return as_container(fleet, prepared, environment, bool(self._settings.get("docker_writable")))
 
 
 def _add_zygote(zygotes: dict[str, Any], fleet: Mapping[str, Any], prepared: Prepared, variant: Variant) -> None:

@@ -47,6 +47,7 @@ class Fleet:
     pids: int = 512
     nofile: int = 4096
     drain_s: float = 30.0  # SIGTERM to SIGKILL once it is in the table no more (container contract)
+    container: bool = False  # its worker is a program of ours that holds a container: the walls are that one's
     label: dict[str, Any] = field(default_factory=dict)  # told on in the journal: what the ledger needs to know
 
 
