@@ -33,6 +33,7 @@ from .spec import WorkerSpec
 CLONE_NEWNET = 0x40000000
 LOGS_LIMIT_S = 5.0  # for the last lines after the end
 GUARD_TRIES, GUARD_PAUSE_S = 40, 0.25  # a creation may be under way when its maker dies; the daemon may be busy
+AWAY_PAUSE_S = 1.0  # between two questions to a daemon that is away
 EXIT_NOT_STARTED = 126
 
 
@@ -71,8 +72,9 @@ class Program:
         self._status = status
         self._out_of_memory = False
         self._pid = 0
+        self._ended = threading.Event()
         self._copier = threading.Thread(target=self._copy, name="output", daemon=True)
-        self._stream = engine.open("POST", "/containers/%s/attach?stream=1&stdout=1&stderr=1" % name, None, None)
+        self._stream = self._attach()
 
     def start(self) -> None:
         """Starts it and enters its network. Raises: EngineError."""
@@ -102,12 +104,18 @@ class Program:
 
     def wait(self) -> int:
         """Waits for the end; the exit code. What memory ended is told to the supervisor."""
-        try:
-            code = int(self._engine.call("POST", "/containers/%s/wait" % self._name, limit_s=None)["StatusCode"])
-            self._out_of_memory = bool(self._state()["OOMKilled"])
-        except EngineError as error:
-            print("the container engine has lost the container: %s" % error, file=sys.stderr)
-            code = 1
+        code = None
+        while code is None:
+            try:
+                code = int(self._engine.call("POST", "/containers/%s/wait" % self._name, limit_s=None)["StatusCode"])
+                self._out_of_memory = bool(self._state()["OOMKilled"])
+            except EngineError as error:
+                if error.status:
+                    print("the container engine has lost the container: %s" % error, file=sys.stderr)
+                    code = 1
+                else:
+                    time.sleep(AWAY_PAUSE_S)  # the daemon is away: what it runs may serve on, and it will know more
+        self._ended.set()
         self._copier.join(LOGS_LIMIT_S)
         if self._out_of_memory:
             self._status.ended("OutOfMemory")
@@ -130,25 +138,40 @@ class Program:
         with contextlib.suppress(EngineError):  # it has ended
             self._engine.call("POST", "/containers/%s/kill?signal=SIGTERM" % self._name)
 
+    def _attach(self) -> Any:
+        return self._engine.open("POST", "/containers/%s/attach?stream=1&stdout=1&stderr=1" % self._name, None, None)
+
     def _copy(self) -> None:
-        """Its output, frame by frame, to our log (Engine API, "Attach to a container", stream format)."""
-        connection, response = self._stream
-        try:
-            while True:
-                head = _exactly(response, 8)
-                left = int.from_bytes(head[4:8], "big") if len(head) == 8 else 0
-                if len(head) < 8:
-                    return
-                while left:
-                    piece = response.read1(min(left, 1 << 16))
-                    if not piece:
-                        return
-                    left -= len(piece)
-                    _write(piece)
-        except OSError as error:
-            print("the container's output broke off: %s" % error, file=sys.stderr)
-        finally:
-            connection.close()
+        """Its output to our log, until it has ended; taken up again when the daemon comes back."""
+        while True:
+            connection, response = self._stream
+            try:
+                _frames(response)
+            except OSError as error:
+                print("the container's output broke off: %s" % error, file=sys.stderr)
+            finally:
+                connection.close()
+            while not self._ended.wait(AWAY_PAUSE_S):
+                with contextlib.suppress(EngineError):
+                    self._stream = self._attach()
+                    break
+            else:
+                return
+
+
+def _frames(response: Any) -> None:
+    """Copies frame by frame, to the stream's end (Engine API, "Attach to a container", stream format)."""
+    while True:
+        head = _exactly(response, 8)
+        if len(head) < 8:
+            return
+        left = int.from_bytes(head[4:8], "big")
+        while left:
+            piece = response.read1(min(left, 1 << 16))
+            if not piece:
+                return
+            left -= len(piece)
+            _write(piece)
 
 
 def _exactly(response: Any, count: int) -> bytes:

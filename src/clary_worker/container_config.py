@@ -73,6 +73,7 @@ def create_body(spec: ContainerSpec) -> Dict[str, Any]:
         "User": user_of(spec),
         "Env": ["%s=%s" % item for item in sorted(spec.environ.items())],
         "Labels": dict(spec.labels),
+        "Healthcheck": {"Test": ["NONE"]},  # GET /ping tells
         "AttachStdin": False,
         "OpenStdin": False,
         "Tty": False,

@@ -66,6 +66,8 @@ class ContainerEngine:
         answer = connection.getresponse()
         raw = answer.read()
         connection.close()
+        if answer.status == 404:
+            raise FileNotFoundError(raw)
         assert answer.status < 400, raw
         return json.loads(raw) if raw.strip() else None
 
@@ -77,8 +79,13 @@ class ContainerEngine:
 
     def containers(self) -> list[dict[str, Any]]:
         """All of them, running or not, each as inspected."""
-        listed = self.ask("GET", "/containers/json?all=1")
-        return [self.ask("GET", f"/containers/{one['Id']}/json") for one in listed]
+        found = []
+        for one in self.ask("GET", "/containers/json?all=1"):
+            try:
+                found.append(self.ask("GET", f"/containers/{one['Id']}/json"))
+            except FileNotFoundError:
+                continue  # it went while we looked
+        return found
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -141,6 +142,7 @@ class Control:
             settings.account,
             _addresses(settings),
             settings.docker,
+            os.geteuid() == 0,
             layout.mark,
         )
         self.preparation = Preparation(
@@ -223,7 +225,7 @@ class Control:
         self.source_mappings = SourceMappings(self.resources, self.queues, self.function_runs)
         self.object_events = ObjectEvents(self.objects, self.database, self.calls, self.bus, settings.account)
         self.capture = CaptureDelivery(layout.capture, self.objects)
-        self.garbage = GarbageCollector(layout, self.resources)
+        self.garbage = GarbageCollector(layout, self.resources, prune=self.containers.prune)
         self.metering = Metering(
             layout,
             self.database,

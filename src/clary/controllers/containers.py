@@ -13,7 +13,9 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from clary.store.resources import Resources
 
 LOOK_LIMIT_S = 20.0
 LOAD_LIMIT_S = 600.0
+KEPT_S = 3600.0  # as long as unpacked models that nothing names yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,11 @@ class Containers:
         account: str,
         hosts: Sequence[str],
         docker: str,
+        root: bool,
         mark: str,
     ) -> None:
         """`hosts` are our own addresses; `docker` is the setting; `mark` is of the data folder (`Layout.mark`)."""
+        self._root = root
         self._recipes = recipes
         self._registry = registry
         self._resources = resources
@@ -83,6 +88,8 @@ class Containers:
         self._docker = docker
         self._repository = f"clary-registry-{mark}"  # what loaded images are tagged as
         self._turns = Turns()
+        self._lately: dict[str, float] = {}  # ids of images that were asked for, and when
+        self._pruned: frozenset[str] | None = None  # what was kept when it was last pruned
 
     async def provide(
         self, asked: Asked, requirements_txt: str | None, model_dir: Path | None, on_progress: Callable[[str], None]
@@ -156,11 +163,18 @@ class Containers:
             return {"state": "note", "detail": str(error)}
         return {"state": "ok", "detail": f"{told['version']} ({told['platform']}) at {self._engine()}"}
 
-    async def prune(self, kept: Sequence[str]) -> list[str]:
-        """Lets the engine forget images that were loaded and that nothing needs any more; their tags."""
-        if self._unusable():
+    async def prune(self, wanted: AbstractSet[str]) -> list[str]:
+        """Lets the engine forget images that were loaded and that nothing needs any more; their tags.
+
+        What was loaded lately stays: a preparation may be about to name it. Raises: StoreFailed.
+        """
+        now_s = time.monotonic()
+        self._lately = {name: at_s for name, at_s in self._lately.items() if now_s - at_s < KEPT_S}
+        kept = frozenset(wanted | self._lately.keys())
+        if kept == self._pruned or self._unusable():
             return []
-        told = await self._task("prune", [self._repository], list(kept), LOOK_LIMIT_S)
+        told = await self._task("prune", [self._repository], sorted(kept), LOOK_LIMIT_S)
+        self._pruned = kept
         gone: list[str] = told["gone"]
         return gone
 
@@ -206,7 +220,7 @@ class Containers:
         """Why there is no container engine; "" where one may be."""
         if self._docker == "off":
             return "the setting docker is off"
-        if os.geteuid() != 0:
+        if not self._root:
             return "only root may enter a container's network"
         if not self._engine():
             return "no container engine listens here"
@@ -219,21 +233,26 @@ class Containers:
         tag = f"{self._repository}:{own.image.digest.removeprefix('sha256:')}"
         async with self._turns.of(tag):
             told = await self._task("look", [], [tag], LOOK_LIMIT_S)
-            if told["images"][tag] is not None:
-                held: dict[str, Any] = told["images"][tag]
-                return held
-            manifest = await self._manifest(own, told["platform"])
-            if manifest.config is None:
-                raise Unsupported(own.resolved_image, "its manifest has no config")
-            order = {
-                "tag": tag,
-                "config": str(self._registry.files.path(manifest.config.digest)),
-                "layers": [
-                    {"digest": layer.digest, "path": str(self._registry.files.path(layer.digest))}
-                    for layer in manifest.layers
-                ],
-            }
-            return await self._task("load", [], order, LOAD_LIMIT_S)
+            held: dict[str, Any] | None = told["images"][tag]
+            if held is None:
+                held = await self._load(own, tag, told["platform"])
+            self._lately[held["id"]] = time.monotonic()
+            self._pruned = None
+            return held
+
+    async def _load(self, own: Own, tag: str, platform: str) -> dict[str, Any]:
+        manifest = await self._manifest(own, platform)
+        if manifest.config is None:
+            raise Unsupported(own.resolved_image, "its manifest has no config")
+        order = {
+            "tag": tag,
+            "config": str(self._registry.files.path(manifest.config.digest)),
+            "layers": [
+                {"digest": layer.digest, "path": str(self._registry.files.path(layer.digest))}
+                for layer in manifest.layers
+            ],
+        }
+        return await self._task("load", [], order, LOAD_LIMIT_S)
 
     async def _manifest(self, own: Own, platform: str) -> Manifest:
         """The image itself, where the name means an index. Raises: Unsupported."""
