@@ -32,7 +32,8 @@ from .spec import WorkerSpec
 
 CLONE_NEWNET = 0x40000000
 LOGS_LIMIT_S = 5.0  # for the last lines after the end
-GUARD_TRIES, GUARD_PAUSE_S = 40, 0.25  # a creation may be under way when its maker dies; the daemon may be busy
+GUARD_TRIES, GUARD_PAUSE_S = 40, 0.25  # a creation may be under way when its maker dies
+GUARD_AWAY_TRIES = 600  # a second each: a daemon that is away comes back, mostly
 AWAY_PAUSE_S = 1.0  # between two questions to a daemon that is away
 EXIT_NOT_STARTED = 126
 
@@ -46,19 +47,23 @@ def serve(spec: WorkerSpec, listener: socket.socket, status: Any) -> int:
     held = ContainerSpec.from_dict(spec.container)
     engine, name = Engine(held.engine), name_of(spec.worker_id)
     guard = _guard(held.engine, name)
+    made = False
     try:
         try:
             engine.call("POST", "/containers/create?name=" + name, create_body(held))
+            made = True
             program = Program(engine, name, status)
             program.start()
         except EngineError as error:
+            made = made or not error.away
             status.failed("the container cannot be started: %s" % error, "`clary doctor` tells what the engine says")
             return EXIT_NOT_STARTED
         relay = command.Relay(program, listener, status, command.PORT, "container " + held.image)
         return asyncio.run(relay.run())
     finally:
         with contextlib.suppress(EngineError):  # then the guardian tries on
-            engine.remove(name)
+            if made:
+                engine.remove(name)
             os.write(guard, b".")
         os.close(guard)
 
@@ -213,8 +218,13 @@ def _guard(engine: str, name: str) -> int:
 
 def _remove_surely(engine: Engine, name: str) -> None:
     """Until it was there and went, or did not come in the time that a creation takes."""
-    for _ in range(GUARD_TRIES):
-        with contextlib.suppress(EngineError):
+    absent = away = 0
+    while absent < GUARD_TRIES and away < GUARD_AWAY_TRIES:
+        try:
             if engine.remove(name):
                 return
-        time.sleep(GUARD_PAUSE_S)
+            absent += 1
+            time.sleep(GUARD_PAUSE_S)
+        except EngineError:
+            away += 1
+            time.sleep(AWAY_PAUSE_S)

@@ -16,11 +16,12 @@ MAX_ANSWER_BYTES = 8 << 20
 
 
 class EngineError(Exception):
-    """The engine refused, or is not there (status 0)."""
+    """The engine refused, or broke off (status 0). `away`: it was never reached, so nothing came of it."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, away: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.away = away
 
 
 class _Connection(http.client.HTTPConnection):
@@ -59,6 +60,10 @@ class Engine:
     ) -> Tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """A connection and its answer, to be read and closed by the caller. Raises: EngineError."""
         connection = _Connection(self._path, limit_s)
+        try:
+            connection.connect()
+        except OSError as error:
+            raise EngineError(0, "the container engine at %s: %s" % (self._path, error), away=True) from error
         kind = "application/json" if body is None or isinstance(body, bytes) else "application/x-tar"
         chunked = body is not None and not isinstance(body, bytes)
         headers = {"Content-Type": kind, **({"Transfer-Encoding": "chunked"} if chunked else {})}
