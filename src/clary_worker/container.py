@@ -50,7 +50,9 @@ def serve(spec: WorkerSpec, listener: socket.socket, status: Any) -> int:
     made = False
     try:
         try:
-            engine.call("POST", "/containers/create?name=" + name, create_body(held))
+            config = (engine.image(held.image) or {}).get("Config") or {}
+            body = create_body(held, list(config.get("Volumes") or ()))
+            engine.call("POST", "/containers/create?name=" + name, body)
             made = True
             program = Program(engine, name, status)
             program.start()

@@ -9,10 +9,11 @@ processors and processes of its instance. The image's entry point gets the one a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 DATA_LABEL, RUN_LABEL = "clary.data", "clary.run"
 TMP_BYTES, RUN_BYTES = 512 << 20, 64 << 20
+_TMPFS = "rw,nosuid,nodev,exec,mode=1777,size=%d"
 ROOT_USERS = ("", "0", "root", "0:0", "root:root", "0:root", "root:0")
 
 
@@ -38,8 +39,11 @@ class ContainerSpec:
         return cls(**data)
 
 
-def create_body(spec: ContainerSpec) -> Dict[str, Any]:
-    """The body of POST /containers/create."""
+def create_body(spec: ContainerSpec, volumes: Sequence[str] = ()) -> Dict[str, Any]:
+    """The body of POST /containers/create.
+
+    `volumes` are those that the image declares: in memory, too, because the engine would put them on the disk.
+    """
     limits = {
         "Memory": spec.memory_bytes,
         "MemorySwap": spec.memory_bytes,  # the same: no swap beyond it
@@ -55,8 +59,8 @@ def create_body(spec: ContainerSpec) -> Dict[str, Any]:
         "SecurityOpt": ["no-new-privileges"],
         "IpcMode": "private",
         "Tmpfs": {
-            "/tmp": "rw,nosuid,nodev,exec,mode=1777,size=%d" % TMP_BYTES,
-            "/run": "rw,nosuid,nodev,noexec,mode=1777,size=%d" % RUN_BYTES,
+            **{place: _TMPFS % TMP_BYTES for place in (*volumes, "/tmp") if not _covered(place, spec)},
+            "/run": _TMPFS % RUN_BYTES,
         },
         "ShmSize": TMP_BYTES,
         "Mounts": [
@@ -79,6 +83,11 @@ def create_body(spec: ContainerSpec) -> Dict[str, Any]:
         "Tty": False,
         "HostConfig": {**limits, **walls},
     }
+
+
+def _covered(place: str, spec: ContainerSpec) -> bool:
+    """Whether files of ours are seen there."""
+    return any(target == place or target.startswith(place.rstrip("/") + "/") for _, target, _ in spec.binds)
 
 
 def user_of(spec: ContainerSpec) -> str:

@@ -349,7 +349,7 @@ class Control:
     async def _reconcile(self) -> None:
         await self.runtime.connected()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.registry.sweep())
+            tasks.create_task(self.registry.care())
             tasks.create_task(self.endpoints.loop.run())
             tasks.create_task(self.endpoints.watch())
             tasks.create_task(self.transforms.loop.run())

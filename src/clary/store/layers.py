@@ -23,7 +23,7 @@ from clary.domain.container_image import is_digest
 from clary.domain.errors import Invalid, LimitExceeded, NotFound, StoreFailed
 from clary.store.blobs import sync_folder
 
-MAX_UPLOADS = 1000  # under way at once
+MAX_UPLOADS = 1000  # in mind at once
 UPLOAD_KEPT_S = 24 * 3600.0  # an upload that nobody went on with for so long is given up
 _READ_BYTES = 1 << 20
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
@@ -139,7 +139,11 @@ class LayerFiles:
         """An empty upload. Raises: LimitExceeded, StoreFailed."""
         with self._lock:
             if len(self._open) >= MAX_UPLOADS:
-                raise LimitExceeded("uploads under way", maximum=MAX_UPLOADS, asked=MAX_UPLOADS + 1)
+                # One that rests is put out of mind: who goes on with it has its file read again.
+                resting = [key for key, upload in self._open.items() if not upload.busy]
+                if not resting:
+                    raise LimitExceeded("uploads under way", maximum=MAX_UPLOADS, asked=MAX_UPLOADS + 1)
+                del self._open[min(resting, key=lambda key: self._open[key].touched_s)]
             upload_id = uuid.uuid4().hex
             upload = Upload(repository, upload_id, self._uploads / str(repository) / upload_id)
             self._open[repository, upload_id] = upload

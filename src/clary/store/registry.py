@@ -8,6 +8,7 @@ which a crash leaves at worst a file that no row names: `sweep`, at the start, r
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from clary.domain.container_image import Manifest, is_digest, parse_manifest
-from clary.domain.errors import Invalid, NotFound
+from clary.domain.errors import Invalid, NotFound, StoreFailed
 from clary.store.database import Database
 from clary.store.layers import LayerFiles, Upload
 from clary.store.schema import registry_images as images
@@ -24,7 +25,10 @@ from clary.store.schema import registry_layers as layers
 from clary.store.schema import registry_references as references
 from clary.store.schema import registry_tags as tags_table
 
+log = logging.getLogger(__name__)
+
 KIND = "ecr-repository"
+CARE_EVERY_S = 3600.0
 # A layer that no image names is kept so long: its image may still be on its way.
 LAYER_KEPT_S = 24 * 3600
 T = TypeVar("T")
@@ -177,6 +181,19 @@ class Registry:
 
         await self._collecting(work)
         await asyncio.to_thread(self.files.discard_all, repository)
+
+    async def care(self) -> None:
+        """For ever: `sweep` once, then uploads that nobody goes on with are given up."""
+        while True:
+            try:
+                gone = await self.sweep()
+                log.info("event=registry_swept files=%d", gone)
+                while True:
+                    await asyncio.sleep(CARE_EVERY_S)
+                    await asyncio.to_thread(self.files.expire)
+            except (OSError, StoreFailed) as error:
+                log.warning("event=registry_not_swept reason=%s", error)  # the next turn tries again
+                await asyncio.sleep(CARE_EVERY_S)
 
     async def sweep(self) -> int:
         """At the start: files that no row names, and uploads that nobody goes on with; how many files went."""

@@ -38,6 +38,12 @@ def test_every_wall_stands_unless_it_is_asked_not_to() -> None:
     assert (loose["NetworkMode"], loose["ReadonlyRootfs"]) == ("bridge", False)
 
 
+def test_volumes_of_the_image_lie_in_memory_unless_files_of_ours_are_there() -> None:
+    spec = ContainerSpec("/s", "sha256:i", binds=[["/data/m", "/opt/ml/model", "ro"]])
+    places = create_body(spec, ["/var/lib/nginx", "/opt/ml", "/opt/ml/model"])["HostConfig"]["Tmpfs"]
+    assert set(places) == {"/tmp", "/run", "/var/lib/nginx"}
+
+
 def test_root_of_an_image_is_the_endpoints_uid_and_another_user_stays() -> None:
     assert [body(user=user)["User"] for user in ("", "root", "0:0", "app", "1000:1000")] == [
         "52000:52000",
