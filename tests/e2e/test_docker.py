@@ -116,7 +116,7 @@ def test_the_image_goes_by_other_names(clary: Clary, image: str) -> None:
         told = clary.run("image", "explain", name).stdout
         assert "a container" in told
         assert digest in told.replace("\n", "")
-    refused = clary.run("image", "explain", f"{image.rpartition(':')[0]}:2.0").stdout.replace("\n", " ")
+    refused = " ".join(clary.run("image", "explain", f"{image.rpartition(':')[0]}:2.0").stdout.split())
     assert f"own registry ({REPOSITORY} in us-east-1 has no 2.0)" in refused
     assert "holds no such image" in refused
     doctor = json.loads(clary.run("doctor", "--json").stdout)
