@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+ENGINE_SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")  # where a container engine listens by default
 _LONGEST_RUN_DIR = 70  # leaves room for "/w/<worker id>.sock" within 107 bytes
 
 
@@ -114,6 +115,11 @@ class Layout:
         return self.data / "objects"
 
     @property
+    def registry(self) -> Path:
+        """Layers of container images, and uploads of them."""
+        return self.data / "registry"
+
+    @property
     def models(self) -> Path:
         return self.data / "models"
 
@@ -135,6 +141,11 @@ class Layout:
     def environments(self) -> Path:
         return self.data / "envs"
 
+    @property
+    def mark(self) -> str:
+        """What tells this data folder from others in names that lie outside of it: control groups, containers."""
+        return hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]
+
     def make(self) -> None:
         """Creates what must be there before anything starts. The data folder can be entered, not listed, by others."""
         self.data.mkdir(parents=True, exist_ok=True)
@@ -155,6 +166,13 @@ class Layout:
         ):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)
+
+
+def engine_socket(setting: str) -> str:
+    """The container engine's socket that the setting `docker` means; "" for none."""
+    if setting == "auto":
+        return next((place for place in ENGINE_SOCKETS if os.path.exists(place)), "")
+    return "" if setting == "off" else setting.removeprefix("unix://")
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:

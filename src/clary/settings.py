@@ -35,6 +35,8 @@ class Settings:
     insecure_listen: bool = _row(False, "Allow a listener beyond loopback without TLS in front of it.")
     isolation: str = _row("auto", "Walls around workers: auto takes the strongest that the host offers, or none.")
     images: str = _row("nearest", "Image resolution: nearest installable framework version, or exact.")
+    docker: str = _row("auto", "Container engine for own images: auto (where one listens), off, or unix:///its.sock.")
+    docker_writable: bool = _row(False, "Whether containers may write to their root folder, not only /tmp and /run.")
     worker_network: bool = _row(False, "Whether workers may open network connections.")
     keep_alive_s: float = _row(-1.0, "Idle seconds after which a sleeping variant's worker goes; -1 adapts to traffic.")
     hold_s: float = _row(2.0, "Longest time that Create/UpdateEndpoint wait for InService before they answer.")
@@ -131,6 +133,8 @@ def check(settings: Settings) -> None:
         networks(settings.webhook_networks)
     except ValueError as error:
         raise Invalid("webhook_networks", str(error)) from error
+    if settings.docker not in ("auto", "off") and not settings.docker.startswith("unix:///"):
+        raise Invalid("docker", f"one of auto, off, unix:///path/of.sock, not {settings.docker!r}")
     for name, allowed in (
         ("isolation", ("auto", "none")),
         ("images", ("nearest", "exact")),

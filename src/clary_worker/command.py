@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from .spec import WorkerSpec
 
@@ -55,11 +55,26 @@ def serve(spec: WorkerSpec, listener: socket.socket, status: Any, private_networ
     os.environ["SAGEMAKER_BIND_TO_PORT"] = str(port)
     try:
         argv = argv_of(spec)
-        program = subprocess.Popen(argv, cwd=spec.model_dir, stdin=subprocess.DEVNULL)
+        program = Program(argv, cwd=spec.model_dir, stdin=subprocess.DEVNULL)
     except OSError as error:
         status.failed("the server program cannot be started: %s" % error, "it must be an executable of this system")
         return 127
-    return asyncio.run(_Relay(program, listener, status, port).run())
+    return asyncio.run(Relay(program, listener, status, port, "command %s" % shlex.join(argv)).run())
+
+
+class Program(subprocess.Popen):  # type: ignore[type-arg]
+    """The started program."""
+
+    def facts(self) -> Dict[str, Any]:
+        """What else is told of it when it is ready."""
+        return {}
+
+    def last_words(self, code: int) -> Tuple[str, str]:
+        """(reason, hint) of an end before it was ready."""
+        return (
+            "the server program ended with code %d before it answered /ping" % code,
+            "its last words are in the endpoint's log",
+        )
 
 
 def _free_port() -> int:
@@ -69,14 +84,15 @@ def _free_port() -> int:
         return port
 
 
-class _Relay:
-    """The program, its probe, and the connections to it."""
+class Relay:
+    """The program (it can `terminate`, `wait`, tell `facts` and `last_words`), its probe, the connections to it."""
 
-    def __init__(self, program: "subprocess.Popen[bytes]", listener: socket.socket, status: Any, port: int) -> None:
+    def __init__(self, program: Any, listener: socket.socket, status: Any, port: int, loader: str) -> None:
         self._program = program
         self._listener = listener
         self._status = status
         self._port = port
+        self._loader = loader
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -88,28 +104,23 @@ class _Relay:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             ready.cancel()
-            code = ended.result()
-            self._status.failed(
-                "the server program ended with code %d before it answered /ping" % code,
-                "its last words are in the endpoint's log",
-            )
-            return code or 1
+            early: int = ended.result()
+            self._status.failed(*self._program.last_words(early))
+            return early or 1
         self._listener.setblocking(False)
         server = await loop.create_unix_server(lambda: _Front(self._port), sock=self._listener)
         self._status.ready(
             {
-                "loader": "command %s" % shlex.join(self._argv()),
+                "loader": self._loader,
                 "warmup": False,
                 "batchable": False,
                 "keeps_open": False,
+                **self._program.facts(),
             }
         )
-        code = await ended
+        code: int = await ended
         server.close()
         return code if code >= 0 else 128 - code
-
-    def _argv(self) -> List[str]:
-        return [str(word) for word in self._program.args]  # type: ignore[union-attr]
 
     async def _until_ready(self) -> None:
         last, tries = "", 0

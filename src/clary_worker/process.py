@@ -15,7 +15,7 @@ import sys
 import traceback
 from typing import Any, Dict, Optional
 
-from . import command, guest, jail, lifeline, server
+from . import command, container, guest, jail, lifeline, server
 from .spec import JailSpec, WorkerSpec
 
 # Thread pools that were sized to one before the framework's import and may grow in a child (decisions of the project:
@@ -47,6 +47,10 @@ class Status:
     def failed(self, reason: str, hint: str) -> None:
         self._told = True
         self._send({"state": "failed", "reason": reason[:4096], "hint": hint[:1024]})
+
+    def ended(self, reason: str) -> None:
+        """Why what this worker held has ended, in the supervisor's word; believed of runners of containers only."""
+        self._send({"state": "ended", "reason": reason})
 
     def await_mapping(self) -> None:
         """Tells that this process is in its user namespace and waits for its uid there. Raises: OSError when late."""
@@ -128,6 +132,8 @@ def serve(spec: WorkerSpec, listener: socket.socket, status: Status, environ: Di
     _reseed()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        if spec.framework == "container":
+            return container.serve(spec, listener, status)
         if spec.framework == "command":
             return command.serve(spec, listener, status, spec.private_network)
         return server.serve(spec, listener, status)

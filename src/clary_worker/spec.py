@@ -31,6 +31,7 @@ class WorkerSpec:
     warm_up: bool = True  # False on a wake: the request that is waiting is the first prediction
     private_network: bool = False  # port 8080 is this worker's own
     command: List[str] = field(default_factory=list)  # a user's own server instead of ours
+    container: Dict[str, Any] = field(default_factory=dict)  # `ContainerSpec` fields: a container instead of ours
     multi_model: bool = False  # models come and go by the API of `multimodel`; model_dir holds none of its own
     memory_bytes: int = 0  # that this process may come to; 0: not limited
 

@@ -20,6 +20,7 @@ WITHOUT_EFFECT = {
     "CreateModel.VpcConfig": "recorded; workers have no network of their own anyway",
     "CreateModel.PrimaryContainer.ImageConfig": "recorded; images are resolved to environments, not pulled",
     "CreateModel.Containers.ImageConfig": "recorded; see CreateModel.PrimaryContainer.ImageConfig",
+    "CreateRepository.imageScanningConfiguration": "recorded; nothing is scanned, and findings are refused by name",
     "CreateEndpointConfig.VpcConfig": "recorded; see CreateModel.VpcConfig",
     "CreateEndpointConfig.MetricsConfig": "recorded; metrics are published every minute",
     "ProductionVariant.VolumeSizeInGB": "bounds what a model archive may unpack to; no volume is made",
@@ -41,6 +42,9 @@ def doctor(data: DataOption = None, as_json: JsonOption = False) -> None:
         told["isolation"] = local.supervisor("list")["isolation"]
         told["endpoints"] = local.control("notes")["endpoints"]
         checks += _walls(told["isolation"])
+        engine = local.control("engine")
+        checks.append(("container engine", engine["state"], engine["detail"]))
+        told["checks"].append({"what": "container engine", **engine})
     if as_json:
         print_json(told)
         return

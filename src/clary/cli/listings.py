@@ -54,6 +54,9 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
                 "start": "plain" if worker["plain"] else "fork",
             }
         )
+        if held := worker["detail"].get("container_pid"):
+            rows[-1] |= {"start": "container", "container": worker["detail"]["container"], "container_pid": held}
+            rows[-1]["memory_mib"] += _pss_mib(held)
         if worker["worker"] in models:
             rows[-1]["models"] = models[worker["worker"]]
     for zygote in facts["zygotes"]:
@@ -77,7 +80,7 @@ def ps(data: DataOption = None, as_json: JsonOption = False) -> None:
         ("KIND", "ENDPOINT", "VARIANT", *of_container, "PID", "STATE", "AGE", "MEMORY", *of_models),
         [
             (
-                row["kind"],
+                "container" if "container" in row else row["kind"],
                 row.get("endpoint", ""),
                 row.get("variant", ""),
                 *((row.get("container", ""),) if several else ()),

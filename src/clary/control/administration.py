@@ -16,9 +16,10 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from clary.controllers.environments import RecipeEnvironments
+from clary.controllers.containers import Containers
 from clary.controllers.metering import Metering
 from clary.controllers.multimodel import MultiModels, NotAModel
+from clary.controllers.preparation import Asked
 from clary.controllers.publication import TransformJob, read_job
 from clary.controllers.reconciliation import reconcile
 from clary.controllers.transforms import TransformController
@@ -45,11 +46,14 @@ class Administration:
         resources: Resources,
         prices: PriceBook,
         metering: Metering,
-        images: RecipeEnvironments,
+        images: Containers,
         transforms: TransformController,
         multi_models: MultiModels,
+        region: str,
         now: Callable[[], datetime],
     ) -> None:
+        """`region`: whose repositories the names of images mean where the command line asks."""
+        self._region = region
         self._layout = layout
         self._database = database
         self._resources = resources
@@ -77,9 +81,12 @@ class Administration:
                 case "fetch_model":
                     return await self._fetch_model(str(request["fleet"]), str(request["target"]))
                 case "explain":
-                    return {"lines": await asyncio.to_thread(self._images.explain, str(request["image"]))}
+                    return {"lines": await self._images.explain(str(request["image"]), self._region)}
+                case "engine":
+                    return {**await self._images.engine()}
                 case "pull":
-                    made = await self._images.provide(str(request["image"]), None, None, lambda _text: None)
+                    asked = Asked(str(request["image"]), self._region)
+                    made = await self._images.provide(asked, None, None, lambda _text: None)
                     return asdict(made)
                 case other:
                     raise ValueError(f"unknown op {other!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -24,6 +25,7 @@ from clary.controllers.asynchronous import AsyncController
 from clary.controllers.calls import CallController
 from clary.controllers.capture import CaptureDelivery
 from clary.controllers.component_places import ComponentPlaces
+from clary.controllers.containers import Containers
 from clary.controllers.deliveries import Deliveries
 from clary.controllers.endpoints import EndpointController
 from clary.controllers.environments import RecipeEnvironments
@@ -50,13 +52,18 @@ from clary.domain.fleet_name import account_of
 from clary.domain.topics import networks
 from clary.gateway.app import Gateway
 from clary.gateway.authentication import Authentication
+from clary.gateway.distribution import Distribution
 from clary.gateway.hold import EndpointHold
+from clary.gateway.layer_streams import Layers
 from clary.images.recipes import ImagesMode
 from clary.paths import Layout
 from clary.runtimes.process import ProcessRuntime
 from clary.services.autoscaling import Autoscaling
 from clary.services.base import Service
 from clary.services.cloudwatch import CloudWatch
+from clary.services.ecr.images import Images
+from clary.services.ecr.repositories import Repositories
+from clary.services.ecr.service import Ecr
 from clary.services.events import Events
 from clary.services.functions.configurations import Configurations
 from clary.services.functions.invocations import Invocations
@@ -87,10 +94,12 @@ from clary.store.function_code import FunctionCode
 from clary.store.identities import Identities
 from clary.store.invocations import Backlog
 from clary.store.invocations import Invocations as AsyncInvocations
+from clary.store.layers import LayerFiles
 from clary.store.logs import LogStore
 from clary.store.migrate import ensure_schema
 from clary.store.objects import ObjectStore
 from clary.store.queues import Queues
+from clary.store.registry import Registry
 from clary.store.resources import Resources
 from clary.store.targets import find_target
 from clary.store.topics import Topics
@@ -109,11 +118,17 @@ class Control:
         )
         self.resources = Resources(self.database, now)
         self.objects = ObjectStore(layout.objects, now=now)
+        self.registry = Registry(self.database, LayerFiles(layout.registry), now)
         self.runtime = ProcessRuntime(layout.supervisor_socket, self._fleet_changed)
         unpacking = Unpacking(self.runtime, settings.uid_last + 1)
         artifacts = Artifacts(layout.models, self.objects, unpacking)
         self.publisher = Publisher(
-            layout, self.resources, self.runtime, self.prices, measure_host, {"worker_network": settings.worker_network}
+            layout,
+            self.resources,
+            self.runtime,
+            self.prices,
+            measure_host,
+            {"worker_network": settings.worker_network, "docker_writable": settings.docker_writable},
         )
         images = RecipeEnvironments(
             Path(settings.environments_dir) if settings.environments_dir else layout.data,
@@ -122,8 +137,19 @@ class Control:
             ImagesMode(settings.images),
             inherited(),
         )
-        self.preparation = Preparation(
+        self.containers = Containers(
             images,
+            self.registry,
+            self.resources,
+            self.runtime,
+            settings.account,
+            _addresses(settings),
+            settings.docker,
+            os.geteuid() == 0,
+            layout.mark,
+        )
+        self.preparation = Preparation(
+            self.containers,
             artifacts,
             self.resources,
             measure_host,
@@ -210,7 +236,7 @@ class Control:
         self.source_mappings = SourceMappings(self.resources, self.queues, self.function_runs)
         self.object_events = ObjectEvents(self.objects, self.database, self.calls, self.bus, settings.account)
         self.capture = CaptureDelivery(layout.capture, self.objects)
-        self.garbage = GarbageCollector(layout, self.resources)
+        self.garbage = GarbageCollector(layout, self.resources, prune=self.containers.prune)
         self.metering = Metering(
             layout,
             self.database,
@@ -241,6 +267,13 @@ class Control:
             Sns(self.resources, self.topics, now),
             Sts(self.identities, settings.account),
             Iam(self.identities, settings.account, now),
+            Ecr(
+                [
+                    Repositories(self.resources, self.registry, self.identities.find, now),
+                    Images(self.resources, self.registry),
+                ],
+                settings.account,
+            ),
             self.s3,
             Events(self.resources, self.bus, self.identities, now),
             Scheduler(self.resources, self.identities, universal.check, now),
@@ -257,15 +290,18 @@ class Control:
         ]
         services = {room.name: room for room in rooms}
         authentication = Authentication(self.identities, settings.auth, settings.account, now)
+        self.layers = Layers(self.registry.files)
+        distribution = Distribution(self.resources, self.registry, authentication, settings.account, self.layers)
         self.administration = Administration(
             layout,
             self.database,
             self.resources,
             self.prices,
             self.metering,
-            images,
+            self.containers,
             self.transforms,
             MultiModels(self.resources, artifacts, self.objects, self.runtime, settings.account),
+            settings.region,
             now,
         )
         self.gateway = Gateway(
@@ -274,6 +310,7 @@ class Control:
             settings.account,
             EndpointHold(self.resources, settings.hold_s),
             runtime.at_the_door,
+            distribution,
         )
 
     def _fleet_changed(self, fleet: str) -> None:
@@ -331,6 +368,7 @@ class Control:
     async def _reconcile(self) -> None:
         await self.runtime.connected()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.registry.care())
             tasks.create_task(self.endpoints.loop.run())
             tasks.create_task(self.endpoints.watch())
             tasks.create_task(self.components.loop.run())
@@ -360,8 +398,16 @@ class Control:
     def close(self) -> None:
         self.asynchronous.close()
         self.s3.close()
+        self.layers.close()
         self.objects.close()
         self.database.close()
+
+
+def _addresses(settings: Settings) -> list[str]:
+    """Where our own registry is, as references of images name it."""
+    named = (name.strip() for name in settings.host_names.split(","))
+    hosts = dict.fromkeys([settings.host, "localhost", "127.0.0.1", *(name for name in named if name)])
+    return [f"{host}:{settings.port}" for host in hosts]
 
 
 def _disk_full(folder: Path, reserve_mib: int) -> str:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from clary.controllers.preparation import Environment
+from clary.controllers.preparation import Asked, Environment
 from clary.domain.errors import Unsupported
 from clary.images import environments, package_settings, repositories
 from clary.images.interpreters import find_interpreters
@@ -48,13 +48,18 @@ class RecipeEnvironments:
         self._current: set[str] = set()  # environments whose worker package was brought up to date
 
     async def provide(
-        self, image: str, requirements_txt: str | None, model_dir: Path | None, on_progress: Callable[[str], None]
+        self, asked: Asked, requirements_txt: str | None, model_dir: Path | None, on_progress: Callable[[str], None]
     ) -> Environment:
         """See `preparation.Environments`. Raises: Unsupported for an image nothing stands in for, StoreFailed."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._threads, self._provide, image, requirements_txt, model_dir, on_progress, loop
+            self._threads, self._provide, asked.image, requirements_txt, model_dir, on_progress, loop
         )
+
+    async def refusal(self, image: str) -> Refusal | None:
+        """Why no environment stands in for an image; None where one does."""
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, self.resolve, image)
+        return found if isinstance(found, Refusal) else None
 
     @property
     def exact(self) -> bool:

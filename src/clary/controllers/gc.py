@@ -12,9 +12,12 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from clary.domain.endpoint import Observed
+from clary.domain.errors import StoreFailed
 from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT, TRANSFORM_JOB
 from clary.domain.transform_job import CLEARED, TransformObserved
 from clary.paths import Layout
@@ -27,10 +30,17 @@ EVERY_S = 60.0
 GRACE_S = 3600.0  # longer than the longest unpacking may take
 
 
+Prune = Callable[[AbstractSet[str]], Awaitable[list[str]]]
+
+
 class GarbageCollector:
     """Looks once a minute while things change, and once after."""
 
-    def __init__(self, layout: Layout, resources: Resources, grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self, layout: Layout, resources: Resources, grace_s: float = GRACE_S, prune: Prune | None = None
+    ) -> None:
+        """`prune` lets a container engine forget all loaded images but those with the ids it is given."""
+        self._prune = prune
         self._layout = layout
         self._resources = resources
         self._grace_s = grace_s
@@ -58,15 +68,23 @@ class GarbageCollector:
     async def collect(self) -> int:
         """One look; how many folders went."""
         wanted: set[str] = set()
+        images: set[str] = set()
         for record in [*await self._resources.all(ENDPOINT), *await self._resources.all(INFERENCE_COMPONENT)]:
             for prepared in decode(Observed, record.observed).prepared.values():
                 wanted |= {prepared.model_dir, prepared.code_dir, prepared.cache_dir}
                 wanted |= set(prepared.additional_dirs.values())
+                images.add(prepared.container.get("image", ""))
         for record in await self._resources.unfinished(TRANSFORM_JOB, CLEARED):
             observed = decode(TransformObserved, record.observed)
             for of_job in (observed.prepared, *observed.further) if observed.prepared is not None else ():
                 assert of_job is not None
                 wanted |= {of_job.model_dir, of_job.code_dir, of_job.cache_dir, *of_job.additional_dirs.values()}
+                images.add(of_job.container.get("image", ""))
+        if self._prune is not None:
+            try:
+                await self._prune(images - {""})
+            except StoreFailed as error:
+                log.warning("event=images_not_pruned reason=%s", error)  # the next look tries again
         return await asyncio.to_thread(self._remove_all_but, wanted)
 
     def _remove_all_but(self, wanted: set[str]) -> int:

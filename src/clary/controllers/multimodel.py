@@ -45,6 +45,7 @@ class _Shelf:
 
     variant: Variant
     folder: Path
+    container: bool = False
     held: dict[str, tuple[float, int]] = field(default_factory=dict)
     bytes: int = 0
 
@@ -110,7 +111,8 @@ class MultiModels:
             gone = shelf.make_room(volume_gib * GIB)
             if gone:
                 await asyncio.to_thread(_remove, shelf.folder, gone)
-        seen = SEEN_AT if self._runtime.isolation.get("private_root") else str(shelf.folder)
+        private = shelf.container or self._runtime.isolation.get("private_root")
+        seen = SEEN_AT if private else str(shelf.folder)
         return {"name": name, "url": f"{seen}/{name}/model", "bytes": size_bytes}
 
     async def _shelf(self, fleet: str) -> _Shelf:
@@ -123,7 +125,7 @@ class MultiModels:
         self._shelves[fleet] = shelf
         return shelf
 
-    async def _place_of(self, fleet: str) -> tuple[Variant, Path]:
+    async def _place_of(self, fleet: str) -> tuple[Variant, Path, bool]:
         name = parse_fleet_name(fleet)
         record = await self._resources.find("endpoint", Place(self._account, name.region), name.owner)
         if record is None:
@@ -136,7 +138,7 @@ class MultiModels:
                 prepared = prepared_of(observed, deployment, part.name)
                 here = part.name == part_name(name.variant, name.container)
                 if here and part.container.multi_model and prepared is not None:
-                    return part, Path(prepared.model_dir)
+                    return part, Path(prepared.model_dir), bool(prepared.container)
         raise NotFound("multi-model variant", fleet)
 
 
@@ -166,9 +168,9 @@ def _link(made: Path, place: Path) -> int:
     return size_bytes
 
 
-def _read(variant: Variant, folder: Path) -> _Shelf:
+def _read(variant: Variant, folder: Path, container: bool) -> _Shelf:
     """A folder as a control before this one left it; what it was in the middle of linking goes."""
-    shelf = _Shelf(variant, folder)
+    shelf = _Shelf(variant, folder, container)
     for place in folder.iterdir():
         if place.name.startswith("."):
             shutil.rmtree(place, ignore_errors=True)

@@ -28,6 +28,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """An image, and by whom: an address of our own registry means a repository of the asker's region."""
+
+    image: str
+    region: str
+    multi_model: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """An interpreter that is there."""
 
@@ -40,18 +49,23 @@ class Environment:
     trusted: bool = True  # nothing of a user's choice is in it
     imports: tuple[str, ...] = ()  # distributions that the user named: worth importing ahead of time
     command: tuple[str, ...] = ()
+    container: dict[str, str] = field(default_factory=dict)  # {"engine", "image", "user"} in the place of all that
 
 
 class Environments(Protocol):
     """Images to interpreters."""
 
     async def provide(
-        self, image: str, requirements_txt: str | None, model_dir: Path | None, on_progress: Callable[[str], None]
+        self, asked: Asked, requirements_txt: str | None, model_dir: Path | None, on_progress: Callable[[str], None]
     ) -> Environment:
         """The environment of an image, built when it was not there. Raises: ClaryError with the reason.
 
         `model_dir`: the unpacked archive, where its content decides what is needed.
         """
+        ...
+
+    async def is_container(self, asked: Asked) -> bool:
+        """Whether a container serves it, which may bring its model along."""
         ...
 
 
@@ -137,11 +151,12 @@ class Preparation:
         def progress(text: str) -> None:
             job.progress = f"{variant.name}: {text}"
 
-        if container.data is None:
+        asked = Asked(container.image, endpoint.record.place.region, container.multi_model)
+        if container.data is None and not await self._environments.is_container(asked):
             raise Unsupported(
                 f"a model without model data (image {container.image})", "give ModelDataUrl or ModelDataSource"
             )
-        if container.multi_model:
+        if container.multi_model or container.data is None:
             model_dir, etags = self._artifacts.own_folder(number, variant.name), {}
         else:
             progress("fetching model data")
@@ -158,7 +173,7 @@ class Preparation:
             folder, etags[submit] = await self._artifacts.fetch(DataSource(submit), variant.volume_gib)
             code_dir = str(folder)
         environment = await self._environments.provide(
-            container.image,
+            asked,
             _requirements(Path(model_dir), Path(code_dir) if code_dir else None),
             Path(model_dir),
             progress,
@@ -185,6 +200,7 @@ class Preparation:
             ),
             additional_dirs=additional,
             command=environment.command,
+            container=environment.container,
         )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clary import tables
+from clary.controllers.container_fleets import as_container
 from clary.domain.asynchronous import ASYNC_MAX_BYTES, AsyncConfig, most_processes, worker_concurrency
 from clary.domain.component import Component
 from clary.domain.endpoint import Deployment, Desired, Observed, Prepared, Variant, prepared_of
@@ -131,9 +132,13 @@ class Publisher:
         self._done = 0
         self._generation = 0
 
-    def share(self, variant: Variant, asynchronous: AsyncConfig | None = None) -> Share:
-        """What one instance (or serverless slot) of a variant gets on this host."""
+    def share(
+        self, variant: Variant, asynchronous: AsyncConfig | None = None, prepared: Prepared | None = None
+    ) -> Share:
+        """What one instance (or serverless slot) of a variant gets on this host; of containers it holds one."""
         share = self._share(variant)
+        if prepared is not None and prepared.container:
+            return replace(share, processes=1)
         if asynchronous is None:
             return share
         return replace(share, processes=most_processes(asynchronous, share.processes))
@@ -155,7 +160,14 @@ class Publisher:
         if in_service and rolling_out(endpoint.desired, endpoint.observed):
             in_service = False  # new counts have to be proven like a new fleet
         return {
-            part.name: size(part, endpoint.desired, self.share(part, deployment.asynchronous).processes, in_service)
+            part.name: size(
+                part,
+                endpoint.desired,
+                self.share(
+                    part, deployment.asynchronous, prepared_of(endpoint.observed, deployment, part.name)
+                ).processes,
+                in_service,
+            )
             for part in deployment.parts
         }
 
@@ -252,7 +264,7 @@ class Publisher:
                         if prepared is None:
                             continue
                         name = endpoint.fleet(deployment, part.name)
-                        share = self.share(part, deployment.asynchronous)
+                        share = self.share(part, deployment.asynchronous, prepared)
                         fleets[name] = self._fleet(endpoint.record, part, share, prepared, sizes[part.name])
                         _among(fleets[name], name, len(variant.parts))
                         if deployment.component is not None:
@@ -265,8 +277,9 @@ class Publisher:
                 continue
             all_prepared = (job.observed.prepared, *job.observed.further)
             for name, part, prepared in zip(job.fleets, job.desired.variant.parts, all_prepared, strict=True):
-                full = part.instance_count * self.share(part).processes
-                fleet = self._fleet(job.record, part, self.share(part), prepared, FleetSize(full, full, full))
+                share = self.share(part, prepared=prepared)
+                full = part.instance_count * share.processes
+                fleet = self._fleet(job.record, part, share, prepared, FleetSize(full, full, full))
                 _among(fleet, name, len(all_prepared))
                 fleet["worker"] |= {"transform": True, "max_payload_bytes": max_body_bytes(job.desired.handling)}
                 fleet["drain_s"] = JOB_DRAIN_S
@@ -293,7 +306,7 @@ class Publisher:
         zygote = zygote_key(
             prepared.zygote, prepared.zygote_trusted, variant.role_arn, network, variant.container.environment
         )
-        return {
+        fleet = {
             "endpoint": record.name,
             "variant": variant.production_variant,
             "min": wanted.min,
@@ -334,6 +347,9 @@ class Publisher:
                 "serverless_mib": variant.serverless.memory_mib if variant.serverless else 0,
             },
         }
+        if not prepared.container:
+            return fleet
+        return as_container(fleet, prepared, environment, bool(self._settings.get("docker_writable")))
 
 
 def _among(fleet: dict[str, Any], name: str, containers: int) -> None:

@@ -165,6 +165,7 @@ class Prepared:
     additional_dirs: dict[str, str] = field(default_factory=dict)  # by channel
     cache_dir: str = ""  # the deployment's own, written by its workers
     command: tuple[str, ...] = ()
+    container: dict[str, str] = field(default_factory=dict)  # {"engine", "image", "user"}: a container, no interpreter
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from clary.domain.names import Place
 from clary.gateway.authentication import Authenticated, Authentication
 from clary.gateway.body import MAX_CALL_BYTES, ClientGone, Receive, StreamingBody, read_whole
 from clary.gateway.digests import check_digests
+from clary.gateway.distribution import Distribution
 from clary.services.base import Context, Members, Service
 from clary.wire.aws_chunked import ChunkDecoder
 from clary.wire.catalog import Call, protocol_of, route
@@ -56,8 +57,10 @@ class Gateway:
         account: str,
         hold: Hold,
         at_the_door: Callable[[Request], None] = lambda head: None,
+        distribution: Distribution | None = None,
     ) -> None:
         """`at_the_door` may refuse (WireError) by a request's head, before anything of its body is read."""
+        self._distribution = distribution
         self._services = services
         self._authentication = authentication
         self._account = account
@@ -89,6 +92,8 @@ class Gateway:
     async def _respond(self, head: Request, receive: Receive, request_id: str) -> Response:
         call: Call | None = None
         try:
+            if self._distribution is not None and self._distribution.serves(head):
+                return await self._distribution.respond(head, receive)
             scope = scope_of(head)
             call, request, authenticated, body = await self._read(head, receive, scope.service if scope else None)
             params = decode(call, request, body)

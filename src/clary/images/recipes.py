@@ -170,11 +170,10 @@ def _wanted(image: str) -> _Wanted | Refusal:
     if aws is None or not (host or (repository == aws.repository and "-" in repository)):
         return Refusal(
             image,
-            "no recipe stands in for it and no container engine is configured",
+            "no recipe stands in for it",
             (
                 *(f"clary/{name}" for name in FRAMEWORKS),
                 *(f"<registry>/{name}" for name in AWS_REPOSITORIES),
-                "docker backend (not configured)",
             ),
         )
     framework = FRAMEWORKS[aws.framework]

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA = 4
+SCHEMA = 5
 
 metadata = MetaData()
 
@@ -222,4 +222,51 @@ access_keys = Table(
     Column("session_token", Text),
     Column("expires_us", BigInteger),
     Column("created_us", BigInteger, nullable=False),
+)
+
+# The images of our own registry, a row each in its repository (a resource's uid).
+registry_images = Table(
+    "registry_images",
+    metadata,
+    Column("repository", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(71), primary_key=True),
+    Column("media_type", String(255), nullable=False),
+    Column("artifact_type", String(255), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("pushed_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+registry_tags = Table(
+    "registry_tags",
+    metadata,
+    Column("repository", Integer, primary_key=True, autoincrement=False),
+    Column("tag", String(128), primary_key=True),
+    Column("digest", String(71), nullable=False),
+    Index("registry_tags_by_digest", "repository", "digest"),
+    sqlite_with_rowid=False,
+)
+
+# Blobs that a repository may hand out; the bytes are there once, however many repositories name them.
+registry_layers = Table(
+    "registry_layers",
+    metadata,
+    Column("repository", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(71), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("added_us", BigInteger, nullable=False),
+    Index("registry_layers_by_digest", "digest"),
+    sqlite_with_rowid=False,
+)
+
+# What a manifest names: blobs, or the manifests of an index.
+registry_references = Table(
+    "registry_references",
+    metadata,
+    Column("repository", Integer, primary_key=True, autoincrement=False),
+    Column("image", String(71), primary_key=True),
+    Column("target", String(71), primary_key=True),
+    Index("registry_references_by_target", "repository", "target"),
+    sqlite_with_rowid=False,
 )

@@ -48,6 +48,7 @@ class Fleet:
     pids: int = 512
     nofile: int = 4096
     drain_s: float = 30.0  # SIGTERM to SIGKILL once it is in the table no more (container contract)
+    container: bool = False  # its worker is a program of ours that holds a container: the walls are that one's
     label: dict[str, Any] = field(default_factory=dict)  # told on in the journal: what the ledger needs to know
     group: str = ""  # whose control groups its instances are in; "" for its own: containers of an instance share one
     # {"fleet": name, "instances": [...]}: whose instances, and which for each of ours, its workers run on; told on too

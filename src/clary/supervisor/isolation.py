@@ -194,6 +194,10 @@ class Jails:
             }
         return jail
 
+    def of_container(self, fleet: Fleet) -> dict[str, Any]:
+        """The jail of a program that holds a container: ours, as root, because it enters the container's network."""
+        return {"no_new_privs": True, "rlimits": {"NOFILE": fleet.nofile, "CORE": 0}}
+
     def groups(self, fleet: Fleet, instance: int) -> list[str]:
         """The files to join an instance's control group by; none where there are none."""
         return self._group(fleet, instance) if self.isolation.cgroup_version else []

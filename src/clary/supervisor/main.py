@@ -9,7 +9,6 @@ else can be restarted as long as it lives. One loop: a selector, a pipe that sig
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import selectors
 import signal
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clary import tables
-from clary.paths import Layout
+from clary.paths import Layout, engine_socket
 from clary.supervisor import cgroups, fleet, isolation, mount_trees, processes
 from clary.supervisor.channel import Channel
 from clary.supervisor.fleet import Fleet, ZygoteSpec
@@ -60,6 +59,8 @@ class Supervisor:
         self.start_after_mono_s: dict[str, float] = {}
         self.dismissed: set[str] = set()  # fleets whose control group waits to be removed
         self.unclaimed_exits: dict[int, int] = {}  # pid -> wait status of a child that died before it was announced
+        # Of containers: whose they are, and which life of ours started them.
+        self.labels = {"clary.data": layout.mark, "clary.run": f"{os.getpid()}.{processes.start_time(os.getpid())}"}
         self.stopping = False
         self.exit_code = 0
         self._tidy_at = 0.0
@@ -70,7 +71,7 @@ class Supervisor:
         self._pending_signals: set[int] = set()
         self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
         self.journal = Journal(layout.journal, Heartbeat(layout.heartbeat))
-        groups = cgroups.detect("clary-" + hashlib.sha256(os.fsencode(layout.data)).hexdigest()[:12])
+        groups = cgroups.detect(f"clary-{layout.mark}")
         self.jails = isolation.Jails(
             isolation.probe(groups, settings.get("isolation", "auto") != "none"), groups, layout.jail
         )
@@ -87,6 +88,7 @@ class Supervisor:
         self.channel = Channel(self.layout.supervisor_socket, self.selector, Operations(self).answer)
         self._define_services(listeners)
         self.say(f"event=started pid={os.getpid()} isolation={self.jails.isolation}")
+        self._sweep_containers()
         self.reload()
         while not (self.stopping and not self._alive()):
             self._step()
@@ -104,6 +106,18 @@ class Supervisor:
         text = time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime()) + line + "\n"
         with contextlib.suppress(OSError):  # the disk is full: a log line is not worth the tree
             os.write(sys.stderr.fileno(), text.encode())
+
+    def _sweep_containers(self) -> None:
+        """Has containers of an earlier life removed; nobody waits for it, because those of this life are told apart."""
+        engine = engine_socket(self.settings.get("docker", "off"))
+        if not engine or os.geteuid() != 0:
+            return
+        argv = [sys.executable, "-I", "-m", "clary_worker.container_tasks", "sweep", engine, *self.labels.values()]
+        log = os.open(self.layout.logs / "containers.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            processes.start(argv, {"PATH": "/usr/bin:/bin"}, {1: log, 2: log})
+        finally:
+            os.close(log)
 
     def _define_services(self, listeners: dict[str, socket.socket]) -> None:
         base = [sys.executable, "-I", "-m"]
@@ -304,13 +318,17 @@ class Supervisor:
             os.chmod(worker.address, 0o600)
             listener.listen(1024)
             order = {"worker": {**wanted.worker, "worker_id": worker_id}, "environ": wanted.environ}
+            if wanted.container:
+                order["worker"]["container"] = {**wanted.worker["container"], "labels": self._labels(wanted, worker)}
             zygote = self.zygotes.get(wanted.zygote)
             descriptors = [listener.fileno(), log, theirs.fileno(), life]
             worker.started_ns = time.time_ns()
             if zygote is not None and zygote.state == "ready" and not plainly:
                 worker.plain = not self._fork(wanted, worker, zygote, order, descriptors, trees)
             if worker.plain:
-                order["jail"] = self.jails.of(wanted, worker.instance)
+                order["jail"] = (
+                    self.jails.of_container(wanted) if wanted.container else self.jails.of(wanted, worker.instance)
+                )
                 worker.pid = self._start_plain(wanted, order, listener.fileno(), log, theirs.fileno(), life)
                 worker.deadline_mono_s = worker.ordered_mono_s + wanted.start_timeout_s
         except OSError as error:
@@ -331,6 +349,9 @@ class Supervisor:
         self.workers[worker_id] = worker
         if worker.pid:
             self._announced(worker)
+
+    def _labels(self, wanted: Fleet, worker: Worker) -> dict[str, str]:
+        return {**self.labels, "clary.worker": worker.id, "clary.fleet": wanted.name}
 
     def _fork(
         self,
@@ -476,6 +497,8 @@ class Supervisor:
             case "probe":
                 worker.detail = {**worker.detail, "last_probe": message.get("detail")}
                 self._tell(worker)
+            case "ended" if wanted is not None and wanted.container:
+                worker.ended = str(message.get("reason", ""))
             case "failed":
                 worker.failure = {"reason": message.get("reason", ""), "hint": message.get("hint", "")}
 

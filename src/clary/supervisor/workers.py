@@ -59,6 +59,7 @@ class Worker:
     groups: list[str] = field(default_factory=list)  # control groups that we put it into, once it is announced
     failure: dict[str, Any] = field(default_factory=dict)  # reason and hint, as the worker itself told
     stop_reason: str = ""
+    ended: str = ""  # why the container has ended that it held
     detail: dict[str, Any] = field(default_factory=dict)
     exit: dict[str, Any] = field(default_factory=dict)
 
@@ -129,6 +130,8 @@ def why_exited(worker: Worker, facts: Mapping[str, Any], oom_kills: int) -> str:
     """One word for an exit, as FailureReason and the journal name it."""
     if facts.get("name") == "SIGKILL" and oom_kills > worker.oom_kills_before:
         return "OutOfMemory"
+    if worker.ended:
+        return worker.ended
     if worker.stop_reason:
         return worker.stop_reason
     if worker.failure:

@@ -98,7 +98,7 @@ def test_exact_mode_refuses_what_would_be_substituted(image: str) -> None:
         ("clary/tensorflow", "clary/pytorch"),
         ("clary/sklearn:newest", "1.9.1"),
         (ECR + "sagemaker-scikit-learn:cpu", "1.2-1"),
-        ("", "docker backend (not configured)"),
+        ("", "clary/sklearn"),
     ],
 )
 def test_a_refusal_lists_what_was_tried(image: str, hint: str) -> None:

@@ -69,6 +69,7 @@ def test_gap_starts_what_lacks_and_stops_what_is_too_much(
         ({}, {"name": "SIGKILL"}, 1, "OutOfMemory"),
         ({}, {"name": "SIGKILL"}, 0, "Crashed"),
         ({"stop_reason": "Idle"}, {"code": 0}, 0, "Idle"),
+        ({"ended": "OutOfMemory"}, {"code": 137}, 0, "OutOfMemory"),
         ({"failure": {"reason": "x"}, "state": State.STARTING}, {"code": 70}, 0, "StartFailed"),
         ({"state": State.STARTING}, {"code": 1}, 0, "ExitedWhileStarting"),
         ({}, {"code": 0}, 0, "Exited"),
