@@ -66,6 +66,7 @@ class GarbageCollector:
             of_job = decode(TransformObserved, record.observed).prepared
             if of_job is not None:
                 wanted |= {of_job.model_dir, of_job.code_dir, of_job.cache_dir, *of_job.additional_dirs.values()}
+        wanted |= {str(Path(one).parent) for one in wanted if one}  # a script's folder may be one inside its archive's
         return await asyncio.to_thread(self._remove_all_but, wanted)
 
     def _remove_all_but(self, wanted: set[str]) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from clary.controllers.artifacts import Artifacts, folder_bytes
+from clary.controllers.hub_snapshots import HubSnapshots
 from clary.controllers.publication import Endpoint
-from clary.domain.endpoint import DataSource, DeployedContainer, Deployment, Prepared, Variant, prepared_of
+from clary.domain.endpoint import Container, DataSource, DeployedContainer, Deployment, Prepared, Variant, prepared_of
 from clary.domain.errors import ClaryError, Unsupported
 from clary.domain.placement import Host, admit
 from clary.domain.rollout import failure_text
@@ -71,6 +72,7 @@ class Preparation:
         self,
         environments: Environments,
         artifacts: Artifacts,
+        hub_snapshots: HubSnapshots,
         resources: Resources,
         host: Callable[[], Host],
         now: Callable[[], datetime],
@@ -79,6 +81,7 @@ class Preparation:
     ) -> None:
         self._environments = environments
         self._artifacts = artifacts
+        self._snapshots_of_hub = hub_snapshots
         self._resources = resources
         self._host = host
         self._now = now
@@ -135,16 +138,19 @@ class Preparation:
         def progress(text: str) -> None:
             job.progress = f"{variant.name}: {text}"
 
-        if container.data is None:
-            raise Unsupported(
-                f"a model without model data (image {container.image})", "give ModelDataUrl or ModelDataSource"
-            )
-        if container.multi_model:
-            model_dir, etags = self._artifacts.own_folder(number, variant.name), {}
-        else:
+        etags: dict[str, str] = {}
+        data_dir: Path | None = None
+        if container.data is not None and not container.multi_model:
             progress("fetching model data")
-            model_dir, etag = await self._artifacts.fetch(container.data, variant.volume_gib)
-            etags = {container.data.uri: etag}
+            data_dir, etags[container.data.uri] = await self._artifacts.fetch(container.data, variant.volume_gib)
+        if container.multi_model:
+            hub = None
+            model_dir = self._artifacts.own_folder(number, variant.name)
+        else:
+            hub = await self._snapshots_of_hub.find(container, variant.volume_gib, progress)
+            model_dir = _chosen(container, data_dir, None if hub is None else hub.folder)
+        if hub is not None:
+            etags[hub.uri] = hub.etag
         additional = {}
         for source in container.additional_data:
             folder, etags[source.uri] = await self._artifacts.fetch(source, variant.volume_gib)
@@ -155,6 +161,8 @@ class Preparation:
             progress("fetching source code")
             folder, etags[submit] = await self._artifacts.fetch(DataSource(submit), variant.volume_gib)
             code_dir = str(folder)
+        elif hub is not None and data_dir is not None and (data_dir / "code").is_dir():
+            code_dir = str(data_dir / "code")  # the weights are HF_MODEL_ID's, the model data brings the script
         environment = await self._environments.provide(
             container.image,
             _requirements(Path(model_dir), Path(code_dir) if code_dir else None),
@@ -184,6 +192,17 @@ class Preparation:
             additional_dirs=additional,
             command=environment.command,
         )
+
+
+def _chosen(container: Container, data_dir: Path | None, hub_dir: Path | None) -> Path:
+    """The model's folder: what HF_MODEL_ID names goes before the model data. Raises: Unsupported without either."""
+    if hub_dir is not None:
+        return hub_dir
+    if data_dir is None:
+        raise Unsupported(
+            f"a model without model data (image {container.image})", "give ModelDataUrl or ModelDataSource"
+        )
+    return data_dir
 
 
 def _own_folder(folder: Path, uid: int) -> None:

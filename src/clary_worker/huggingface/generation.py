@@ -260,6 +260,8 @@ def start(pipe: Any, inputs: Any, parameters: Dict[str, Any], stop: Sequence[str
         raise RequestError("only generated text is streamed; this model's task is %s" % (task or "none of ours"))
     if isinstance(inputs, list) and not (inputs and isinstance(inputs[0], dict)):
         raise RequestError("a stream is of one text; send several requests")
+    if int(parameters.get("num_beams") or 1) > 1 or int(parameters.get("num_return_sequences") or 1) > 1:
+        raise RequestError("one text is streamed, as it is made: no beams, no several sequences")
     if "max_time" in parameters:
         raise RequestError("max_time cannot be told ahead, so it is not taken in a stream; give max_new_tokens")
     if task.startswith("text-generation"):

@@ -8,8 +8,8 @@ from typing import Any, Dict, Tuple
 from ..contract import LoadError
 from . import tasks
 
-# Read at import by huggingface_hub and tokenizers. There is no hub to ask, so nothing shall wait for one; threads of the
-# tokenizers would be lost in a fork, and are more than a worker's share.
+# Read at import by huggingface_hub and tokenizers. There is no hub to ask, so nothing shall wait for one; threads of
+# the tokenizers would be lost in a fork, and are more than a worker's share.
 AT_IMPORT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 # Modules that a first request would otherwise import, for the zygote: the lazy parts of transformers that models of its
 # commonest kinds need.

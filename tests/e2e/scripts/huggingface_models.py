@@ -103,7 +103,7 @@ def main():
     save("rewriter", T5ForConditionalGeneration(t5), plain)
 
     text = "the cat sat on the mat"
-    few = {"max_new_tokens": 8}
+    few = {"max_new_tokens": 8, "do_sample": False}
     cases = {
         "text-classification": ("classifier", text, {}),
         "text-classification of many": ("classifier", [text, "a good dog"], {"top_k": 2}),

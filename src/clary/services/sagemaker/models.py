@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from clary.domain import hub_model
 from clary.domain.errors import Invalid, Unsupported
 from clary.domain.names import parse_s3_uri
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
@@ -59,7 +60,7 @@ class Models:
         return {"ModelArn": arn}
 
     async def _check_data(self, context: Context, container: Members) -> None:
-        for source in data_sources(container):
+        for source in [*data_sources(container), *_hub_sources(container)]:
             uri = source["S3Uri"]
             place = parse_s3_uri(uri)
             if place is None:
@@ -167,6 +168,12 @@ def holds_many(model: Record) -> bool:
     """Whether a stored model's container is a MultiModel one."""
     stored = model.desired
     return is_multi_model(stored.get("PrimaryContainer") or stored["Containers"][0])
+
+
+def _hub_sources(container: Mapping[str, Any]) -> list[Members]:
+    """The prefix that HF_MODEL_ID names, if it does: it is checked and authorized like every model data."""
+    prefix = hub_model.prefix_of(container.get("Image", ""), container.get("Environment", {}))
+    return [{"S3Uri": prefix, "S3DataType": "S3Prefix"}] if prefix else []
 
 
 def data_sources(container: Mapping[str, Any]) -> list[Members]:
