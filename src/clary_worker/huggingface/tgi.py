@@ -48,7 +48,7 @@ def read(data: Any) -> Asked:
     """The request of a JSON body. Raises: RequestError naming what is wrong or not served."""
     if not isinstance(data, dict) or not isinstance(data.get("inputs"), str):
         raise RequestError('send {"inputs": "text", "parameters": {...}}: inputs is one text', 422)
-    parameters = data.get("parameters") or {}
+    parameters = {} if data.get("parameters") is None else data["parameters"]
     if not isinstance(parameters, dict):
         raise RequestError("parameters is an object", 422)
     for name, value in parameters.items():
