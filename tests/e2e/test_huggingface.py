@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import time
 import uuid
@@ -425,3 +426,25 @@ def test_many_models_share_a_worker(clary: Clary, made: Made) -> None:
         found = clary.invoke(name, body, "application/json", TargetModel=f"{told['model']}.tar.gz")
         same(json.loads(found), told["answer"])
     clary.delete(name)
+
+
+def test_sagemakers_sdk_deploys_a_hugging_face_model(clary: Clary, made: Made, tmp_path: Path) -> None:
+    """The stories of the script; what `clary env` prints is all that it is given."""
+    python = Path(__file__).parents[2] / ".venvs" / "sdk2" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("sdk2 is not installed: make setup puts it into .venvs/")
+    clary.client("s3").create_bucket(Bucket="hub")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "HTTPS_PROXY": "http://127.0.0.1:9",  # telemetry goes nowhere
+        "NO_PROXY": "127.0.0.1,localhost",
+        **clary.environment(),
+    }
+    script = MAKER.with_name("sdk2_huggingface.py")
+    done = subprocess.run(
+        [python, script, made.folder, AWS], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    for story in ("model_data", "hub", "entry_point", "tokens"):
+        assert f"{story}: done" in done.stdout
