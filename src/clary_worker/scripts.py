@@ -70,6 +70,8 @@ def is_served(program: Optional[Program], spec: WorkerSpec) -> bool:
 
 def load(program: Optional[Program], spec: WorkerSpec) -> Any:
     """The handler of a program, its model loaded. Raises: LoadError, or what the user's code raises."""
+    if spec.framework in huggingface.FRAMEWORKS:
+        huggingface.before_import()  # the script may import transformers
     module = None if program is None else _import(program)
     fns = {name: getattr(module, name, None) for name in ("input_fn", "predict_fn", "output_fn", "transform_fn")}
     given = [name for name, fn in fns.items() if fn is not None]

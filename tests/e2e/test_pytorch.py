@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import threading
 from pathlib import Path
@@ -202,6 +203,26 @@ def test_what_a_script_leaves_out_is_done_as_by_awss_container(
     # The toolkit answers JSON where no type is asked for, whatever came in.
     close(json.loads(clary.invoke(name, json.dumps(iris["rows"]), "application/json")), iris["answers"])
     close(np.load(io.BytesIO(clary.invoke(name, npy(iris["rows"]), NPY, Accept=NPY))), iris["answers"])
+    clary.delete(name)
+
+
+def test_a_scripts_torch_has_the_threads_of_its_instance(clary: Clary, bare: str) -> None:
+    script = """
+import os
+import torch
+
+def model_fn(model_dir):
+    return None
+
+def transform_fn(model, body, content_type, accept):
+    return "%d of %s" % (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]), "text/plain"
+"""
+    model = clary.model(
+        clary.upload({"code/inference.py": script}), AWS, environment={"SAGEMAKER_MODEL_SERVER_WORKERS": "1"}
+    )
+    name = clary.endpoint(clary.config(instance(model)))
+    count = min(2, os.cpu_count() or 1)  # an ml.m5.large has two
+    assert clary.invoke(name, b"x", "text/plain").decode() == f"{count} of {count}"
     clary.delete(name)
 
 

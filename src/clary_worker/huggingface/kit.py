@@ -20,6 +20,11 @@ class Service(NamedTuple):
     failed: Callable[[BaseException], Response]
 
 
+def before_import() -> None:
+    """Sets what the libraries read when they are imported, where the user has not."""
+    pipelines.before_import()
+
+
 def load(model_dir: str, environ: Dict[str, str], threads: int) -> Tuple[Any, str]:
     """(pipeline, note). Raises: LoadError."""
     return pipelines.load(model_dir, environ, threads)
