@@ -54,6 +54,9 @@ class Settings:
     function_retry_s: float = _row(
         60.0, "Seconds before the second try of an asynchronous Invoke; twice that, its third."
     )
+    hugging_face_models: str = _row(
+        "", "Snapshots of Hugging Face models by name: an s3:// prefix here or a folder; see design 011."
+    )
     host_names: str = _row("", "Further host names that unsigned requests may be sent to, separated by commas.")
 
 

@@ -19,7 +19,7 @@ from .contract import CSV, JSON, Table, UnsupportedMedia
 
 class Kit(NamedTuple):
     input_fn: Callable[[Any, str], Any]
-    predict_fn: Callable[[Any, Any], Any]
+    predict_fn: Callable[..., Any]  # of data and model; with a third argument, of the context, too
     output_fn: Callable[[Any, str], Any]
 
 

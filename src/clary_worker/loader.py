@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from . import artifacts, snapshots
 from .contract import LoadError
+from .huggingface import pipelines
 
 # Modules that a first request would otherwise import, by framework. Names that an environment lacks are left out.
 _BASE = ("asyncio", "uvloop", "httptools", "json", "csv", "zipfile", "numpy", "numpy.lib.format")
@@ -44,6 +45,8 @@ _PRELOAD: Dict[str, Tuple[str, ...]] = {
     "pytorch": ("torch", "torch.jit"),
     "triton": ("onnxruntime",),
     "triton-pytorch": ("onnxruntime", "torch", "torch.jit"),
+    "huggingface": pipelines.MODULES,
+    "huggingface-tgi": pipelines.MODULES,
 }
 _OUR_ROOMS = {
     "sklearn": ("sklearn_model", "boosters"),
@@ -53,6 +56,8 @@ _OUR_ROOMS = {
     "pytorch": ("torch_model",),
     "triton": ("triton.serving",),
     "triton-pytorch": ("triton.serving",),
+    "huggingface": ("huggingface.kit",),
+    "huggingface-tgi": ("huggingface.kit",),
 }
 _XGBOOST_JSON_VERSION = re.compile(rb'"version":\s*\[(\d+),\s*(\d+),\s*(\d+)\]')
 _XGBOOST_UBJ_VERSION = b"version[#L"
@@ -66,6 +71,8 @@ def preload(framework: str) -> List[str]:
     "auto" imports the base alone. A module that the environment lacks is left out, a broken one raises.
     """
     done = []
+    if framework in ("huggingface", "huggingface-tgi"):
+        pipelines.before_import()
     for name in _BASE + _PRELOAD.get(framework, ()):
         try:
             importlib.import_module(name)

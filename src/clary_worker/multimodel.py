@@ -345,7 +345,9 @@ def _program(spec: WorkerSpec, shared_dir: str) -> Optional[scripts.Program]:
     return own if own is not None or not shared_dir else scripts.locate(replace(spec, code_dir=shared_dir))
 
 
-def _bare(spec: WorkerSpec) -> PredictorHandler:
+def _bare(spec: WorkerSpec) -> Any:
+    if scripts.is_served(None, spec):
+        return scripts.load(None, spec)
     predictor, note = loader.load(spec.model_dir, spec.framework, spec.threads, spec.environ)
     return PredictorHandler(predictor, spec, note)
 

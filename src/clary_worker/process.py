@@ -130,6 +130,7 @@ def serve(spec: WorkerSpec, listener: socket.socket, status: Status, environ: Di
     for name in _THREAD_VARIABLES:
         os.environ.setdefault(name, str(spec.threads))
     _reseed()
+    _raise_threads(spec.threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         if spec.framework == "container":
@@ -160,3 +161,10 @@ def _reseed() -> None:
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         torch.seed()
+
+
+def _raise_threads(count: int) -> None:
+    """torch keeps the one thread that the zygote imported it with; a fresh process would read OMP_NUM_THREADS."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)

@@ -15,13 +15,14 @@ import contextlib
 import gc
 import io
 import pickle
+import shutil
 import socket
 import sys
 import warnings
 import zipfile
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Sequence, Tuple
 
-from . import loader, server
+from . import loader, scripts, server
 from .batching import Batcher
 from .connection import Connection, Service
 from .handler import PredictorHandler
@@ -39,6 +40,7 @@ _TORCHSCRIPT = """class Toy(Module):
     return torch.add(torch.linear(x, torch.ones([2, 2])), torch.mean(torch.relu(image)))
 """
 _BODIES = (("text/csv", b"0.5,1.5\n1,2\n"), ("application/json", b'{"instances": [[0.5, 1.5], [1.0, 2.0]]}'))
+_TEXTS = (("application/json", b'{"inputs": "a b"}'), ("application/json", b'{"inputs": ["a", "b b"]}'))
 _ROWS, _LABELS = [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], [0, 1, 1, 0]
 
 
@@ -58,19 +60,26 @@ def run(framework: str) -> None:
 
 
 def _serve(model: Any, framework: str) -> None:
-    spec = WorkerSpec(worker_id="", endpoint_name="", variant_name="", framework=framework, model_dir="")
-    handler = PredictorHandler(loader.adopt(model, "rehearsal", 1), spec)
-    handler.warm()
+    """Serves a model object, or a folder of one for frameworks whose artifact is a folder."""
+    folder = model if isinstance(model, str) else ""
+    spec = WorkerSpec(worker_id="", endpoint_name="", variant_name="", framework=framework, model_dir=folder)
+    bodies = _TEXTS if folder else _BODIES
+    if folder:
+        handler = scripts.load(None, spec)
+        shutil.rmtree(folder, ignore_errors=True)  # not every worker has a /tmp of its own
+    else:
+        handler = PredictorHandler(loader.adopt(model, "rehearsal", 1), spec)
+        handler.warm()
     loop = server.new_loop()
     try:
         batcher = Batcher(handler, loop.call_soon, spec.max_batch_size, True)
         service = Service(batcher, spec.max_payload_bytes, b"{}", loop)
-        loop.run_until_complete(_ask(loop, service))
+        loop.run_until_complete(_ask(loop, service, bodies))
     finally:
         loop.close()
 
 
-async def _ask(loop: Any, service: Service) -> None:
+async def _ask(loop: Any, service: Service, bodies: Sequence[Tuple[str, bytes]]) -> None:
     import asyncio
 
     ours, theirs = socket.socketpair()
@@ -79,7 +88,7 @@ async def _ask(loop: Any, service: Service) -> None:
         theirs.setblocking(False)
         transport, _ = await loop.connect_accepted_socket(lambda: Connection(service), theirs)
         try:
-            for kind, body in _BODIES:
+            for kind, body in bodies:
                 head = "POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
                 await loop.sock_sendall(ours, (head % (kind, len(body))).encode() + body)
                 answer = await asyncio.wait_for(loop.sock_recv(ours, 1 << 16), ANSWER_LIMIT_S)
@@ -138,6 +147,26 @@ def _pytorch() -> Any:
     return torch.jit.load(file, map_location="cpu").eval()
 
 
+def _huggingface() -> str:
+    """A folder with a classifier of two words, as save_pretrained leaves it."""
+    import tempfile
+
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    torch.set_num_threads(1)
+    inner = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "b": 3}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tempfile.mkdtemp(prefix="rehearsal-")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]")
+    tokenizer.save_pretrained(folder)
+    sizes = {"vocab_size": 4, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = BertConfig(**sizes, intermediate_size=4, max_position_embeddings=8)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
 _TOYS: Dict[str, Callable[[], Any]] = {
     "sklearn": _sklearn,
     "xgboost": _xgboost,
@@ -146,4 +175,6 @@ _TOYS: Dict[str, Callable[[], Any]] = {
     "pytorch": _pytorch,
     "triton": _onnxruntime,
     "triton-pytorch": _pytorch,
+    "huggingface": _huggingface,
+    "huggingface-tgi": _huggingface,
 }

@@ -26,6 +26,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple
 from . import codecs, defaults, loader, media, toolkits
 from .contract import CSV, JSON, LoadError, Request, Response
 from .handler import PredictorHandler, failure
+from .huggingface import kit as huggingface
 from .spec import WorkerSpec
 
 _UTF8 = (CSV, JSON)
@@ -62,20 +63,29 @@ def locate(spec: WorkerSpec) -> Optional[Program]:
     return None
 
 
-def load(program: Program, spec: WorkerSpec) -> Any:
+def is_served(program: Optional[Program], spec: WorkerSpec) -> bool:
+    """Whether `load` is for this model: it has a program, or its framework's container calls functions without one."""
+    return program is not None or spec.framework in huggingface.FRAMEWORKS
+
+
+def load(program: Optional[Program], spec: WorkerSpec) -> Any:
     """The handler of a program, its model loaded. Raises: LoadError, or what the user's code raises."""
-    module = _import(program)
+    if spec.framework in huggingface.FRAMEWORKS:
+        huggingface.before_import()  # the script may import transformers
+    module = None if program is None else _import(program)
     fns = {name: getattr(module, name, None) for name in ("input_fn", "predict_fn", "output_fn", "transform_fn")}
     given = [name for name, fn in fns.items() if fn is not None]
+    name = "default functions" if program is None else "script %s" % os.path.basename(program.path)
     if fns["transform_fn"] is not None and len(given) > 1:
         raise LoadError(
             "%s defines transform_fn together with %s"
-            % (os.path.basename(program.path), ", ".join(name for name in given if name != "transform_fn")),
+            % (name.partition(" ")[2], ", ".join(name for name in given if name != "transform_fn")),
             "keep transform_fn alone, or input_fn, predict_fn and output_fn",
         )
-    name = "script %s" % os.path.basename(program.path)
     context = Context(spec.model_dir)
     model_fn = getattr(module, "model_fn", None)
+    if spec.framework in huggingface.FRAMEWORKS:
+        return _load_huggingface(fns, model_fn, context, spec, name)
     note = ""
     if model_fn is not None:
         model = Call(model_fn, 1)(context, spec.model_dir)
@@ -90,7 +100,16 @@ def load(program: Program, spec: WorkerSpec) -> Any:
         handler = PredictorHandler(predictor, spec, note)
         handler.warm()
         return handler
-    return ScriptHandler(fns, model, context, spec, name, note)
+    return ScriptHandler(fns, model, context, spec, name, note, defaults.of(spec.framework, spec.threads))
+
+
+def _load_huggingface(fns: Any, model_fn: Any, context: Context, spec: WorkerSpec, name: str) -> ScriptHandler:
+    if model_fn is not None:
+        model, note = Call(model_fn, 1)(context, spec.model_dir), ""
+    else:
+        model, note = huggingface.load(spec.model_dir, spec.environ, spec.threads)
+    service = huggingface.of(spec.framework, spec.environ)
+    return ScriptHandler(fns, model, context, spec, name, note, service.kit, service.failed)
 
 
 def _import(program: Program) -> Any:
@@ -188,13 +207,23 @@ class ScriptHandler:
     batchable = False
     warmed = False
 
-    def __init__(self, fns: Any, model: Any, context: Context, spec: WorkerSpec, loader_name: str, note: str) -> None:
+    def __init__(
+        self,
+        fns: Any,
+        model: Any,
+        context: Context,
+        spec: WorkerSpec,
+        loader_name: str,
+        note: str,
+        kit: defaults.Kit,
+        failed: Callable[[BaseException], Response] = failure,
+    ) -> None:
         self.loader = loader_name
         self.note = "; ".join(part for part in (note, "ready means loaded: a script is not tried") if part)
         self._model = model
         self._context = context
         self._default_accept = spec.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "") or JSON
-        kit = defaults.of(spec.framework, spec.threads)
+        self._failed = failed
         self._transform = Call(fns["transform_fn"], 4) if fns["transform_fn"] is not None else None
         self._input = Call(fns["input_fn"] or kit.input_fn, 2)
         self._predict = Call(fns["predict_fn"] or kit.predict_fn, 2)
@@ -220,7 +249,7 @@ class ScriptHandler:
                     found = self._output(context, found, accept)
             return self._response(found, accept)
         except Exception as error:  # the worker's border
-            return failure(error)
+            return self._failed(error)
 
     def invoke_many(self, requests: list[Request]) -> list[Response]:
         return [self.invoke(request) for request in requests]

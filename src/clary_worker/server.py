@@ -84,7 +84,7 @@ def build(spec: WorkerSpec) -> Handler:
     if spec.multi_model:
         return multimodel.NoModel()
     program = scripts.locate(spec)
-    if program is not None:
+    if scripts.is_served(program, spec):
         found: Handler = scripts.load(program, spec)
         return found
     predictor, note = loader.load(spec.model_dir, spec.framework, spec.threads, spec.environ, spec.cache_dir)

@@ -50,14 +50,16 @@ class Clary:
     variables: dict[str, str] = field(default_factory=dict)
     clients: dict[Any, Any] = field(default_factory=dict)
 
-    def run(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, check: bool = True, limit_s: float = 120, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """One clary command on this data folder."""
         return subprocess.run(
             [CLARY, *arguments, "--data", str(self.data)],
             check=check,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=limit_s,
             env={**os.environ, **self.environ},
             **options,
         )

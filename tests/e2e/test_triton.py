@@ -217,7 +217,9 @@ dynamic_batching { }
 
 
 def test_a_torchscript_repository_gets_torch_where_a_wheel_of_it_is_at_hand(clary: Clary, tmp_path: Path) -> None:
-    torch: Any = pytest.importorskip("torch", reason="the test makes its model with torch, which is not installed")
+    torch: Any = pytest.importorskip(
+        "torch", reason="two inputs by name need a model made with torch beside the tests; one: test_pytorch.py"
+    )
 
     class Weighted(torch.nn.Module):  # type: ignore[misc]
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

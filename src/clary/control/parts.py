@@ -33,6 +33,7 @@ from clary.controllers.function_code import UnpackedCode
 from clary.controllers.function_runs import FunctionRuns
 from clary.controllers.functions import FunctionController
 from clary.controllers.gc import GarbageCollector
+from clary.controllers.hub_snapshots import HubSnapshots
 from clary.controllers.log_tail import LogTail
 from clary.controllers.metering import Metering
 from clary.controllers.multimodel import MultiModels
@@ -151,6 +152,7 @@ class Control:
         self.preparation = Preparation(
             self.containers,
             artifacts,
+            HubSnapshots(artifacts, settings.hugging_face_models),
             self.resources,
             measure_host,
             now,

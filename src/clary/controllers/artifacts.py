@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,52 @@ class Artifacts:
                     await self._on_thread(self._copy, place.bucket, {place.key: place.key.rpartition("/")[2]}, folder)
         return folder
 
+    async def copy_folder(self, source: Path, root: Path) -> tuple[Path, str]:
+        """The folder that holds copies of a folder's files, and a digest of their names, sizes and times.
+
+        `source` is the operator's: links are followed as far as `root`. Raises: Invalid for one that leads out of it.
+        """
+        files = await self._on_thread(_files_below, source, root)
+        told = "\n".join(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}" for name, (_, facts) in files.items())
+        etag = hashlib.md5(told.encode()).hexdigest()
+        name = _digest(str(source), etag, "folder")
+        async with self._turns.of(name):
+            folder = self._folder / name
+            if not folder.is_dir():
+                await self._on_thread(self._copy_files, {one: path for one, (path, _) in files.items()}, folder)
+        return folder, etag
+
+    def _copy_files(self, files: dict[str, Path], folder: Path) -> None:
+        temporary = fresh(folder)
+        try:
+            for relative, path in files.items():
+                target = temporary / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+            os.rename(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
     def own_folder(self, number: int, variant: str) -> Path:
         """A deployment's folder for models that come later; empty at first."""
         folder = self._folder / f"multi-{number}-{variant}"
         folder.mkdir(mode=0o755, exist_ok=True)
         folder.chmod(0o755)
         return folder
+
+    async def any_below(self, uri: str) -> bool:
+        """Whether an object lies below that s3:// prefix; False where there is not even its bucket."""
+        place = parse_s3_uri(uri)
+        if place is None:
+            return False
+        try:
+            page = await self._on_thread(
+                partial(self._objects.list_objects, place.bucket, prefix=place.key, max_keys=1)
+            )
+        except NotFound:
+            return False
+        return bool(page.objects)
 
     async def _fetch_prefix(self, source: DataSource, bucket: str, prefix: str) -> tuple[Path, str]:
         listed = await self._on_thread(self._list, bucket, prefix)
@@ -159,6 +200,20 @@ class Artifacts:
             reader.close()
             raise
         return reader, joined, joined
+
+
+def _files_below(source: Path, root: Path) -> dict[str, tuple[Path, os.stat_result]]:
+    """Relative name -> the file behind it, links followed, in the order of names."""
+    inside = root.resolve()
+    found: dict[str, tuple[Path, os.stat_result]] = {}
+    for path in sorted(source.rglob("*")):
+        real = path.resolve()
+        if not real.is_file():
+            continue
+        if not real.is_relative_to(inside):
+            raise Invalid("HF_MODEL_ID", f"{path} is a link out of {root}")
+        found[str(path.relative_to(source))] = (real, real.stat())
+    return found
 
 
 def _digest(*parts: str) -> str:

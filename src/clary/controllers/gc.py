@@ -85,6 +85,7 @@ class GarbageCollector:
                 await self._prune(images - {""})
             except StoreFailed as error:
                 log.warning("event=images_not_pruned reason=%s", error)  # the next look tries again
+        wanted |= {str(Path(one).parent) for one in wanted if one}  # a script's folder may be one inside its archive's
         return await asyncio.to_thread(self._remove_all_but, wanted)
 
     def _remove_all_but(self, wanted: set[str]) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from clary.controllers.artifacts import Artifacts, folder_bytes
+from clary.controllers.hub_snapshots import HubSnapshots
 from clary.controllers.publication import Endpoint
-from clary.domain.endpoint import DataSource, DeployedContainer, Deployment, Prepared, Variant, prepared_of
+from clary.domain.endpoint import Container, DataSource, DeployedContainer, Deployment, Prepared, Variant, prepared_of
 from clary.domain.errors import ClaryError, Unsupported
 from clary.domain.placement import Host, admit
 from clary.domain.rollout import failure_text
@@ -85,6 +86,7 @@ class Preparation:
         self,
         environments: Environments,
         artifacts: Artifacts,
+        hub_snapshots: HubSnapshots,
         resources: Resources,
         host: Callable[[], Host],
         now: Callable[[], datetime],
@@ -93,6 +95,7 @@ class Preparation:
     ) -> None:
         self._environments = environments
         self._artifacts = artifacts
+        self._snapshots_of_hub = hub_snapshots
         self._resources = resources
         self._host = host
         self._now = now
@@ -152,16 +155,21 @@ class Preparation:
             job.progress = f"{variant.name}: {text}"
 
         asked = Asked(container.image, endpoint.record.place.region, container.multi_model)
-        if container.data is None and not await self._environments.is_container(asked):
-            raise Unsupported(
-                f"a model without model data (image {container.image})", "give ModelDataUrl or ModelDataSource"
-            )
-        if container.multi_model or container.data is None:
-            model_dir, etags = self._artifacts.own_folder(number, variant.name), {}
-        else:
+        etags: dict[str, str] = {}
+        data_dir: Path | None = None
+        if container.data is not None and not container.multi_model:
             progress("fetching model data")
-            model_dir, etag = await self._artifacts.fetch(container.data, variant.volume_gib)
-            etags = {container.data.uri: etag}
+            data_dir, etags[container.data.uri] = await self._artifacts.fetch(container.data, variant.volume_gib)
+        if container.multi_model:
+            hub = None
+            model_dir = self._artifacts.own_folder(number, variant.name)
+        else:
+            hub = await self._snapshots_of_hub.find(container, variant.volume_gib, progress)
+            if hub is None and data_dir is None and await self._environments.is_container(asked):
+                data_dir = self._artifacts.own_folder(number, variant.name)  # the image brings its model
+            model_dir = _chosen(container, data_dir, None if hub is None else hub.folder)
+        if hub is not None:
+            etags[hub.uri] = hub.etag
         additional = {}
         for source in container.additional_data:
             folder, etags[source.uri] = await self._artifacts.fetch(source, variant.volume_gib)
@@ -172,6 +180,8 @@ class Preparation:
             progress("fetching source code")
             folder, etags[submit] = await self._artifacts.fetch(DataSource(submit), variant.volume_gib)
             code_dir = str(folder)
+        elif hub is not None and data_dir is not None and (data_dir / "code").is_dir():
+            code_dir = str(data_dir / "code")  # the weights are HF_MODEL_ID's, the model data brings the script
         environment = await self._environments.provide(
             asked,
             _requirements(Path(model_dir), Path(code_dir) if code_dir else None),
@@ -202,6 +212,17 @@ class Preparation:
             command=environment.command,
             container=environment.container,
         )
+
+
+def _chosen(container: Container, data_dir: Path | None, hub_dir: Path | None) -> Path:
+    """The model's folder: what HF_MODEL_ID names goes before the model data. Raises: Unsupported without either."""
+    if hub_dir is not None:
+        return hub_dir
+    if data_dir is None:
+        raise Unsupported(
+            f"a model without model data (image {container.image})", "give ModelDataUrl or ModelDataSource"
+        )
+    return data_dir
 
 
 def _own_folder(folder: Path, uid: int) -> None:

@@ -189,7 +189,12 @@ class TransformController:
         logs = self._layout.worker_logs / job.fleet.replace("/", "~")
         logs.mkdir(mode=0o700, exist_ok=True)
         variant = job.desired.variant
-        processes = min(self._publisher.share(part).processes for part in variant.parts)
+        assert job.observed.prepared is not None
+        prepared = (job.observed.prepared, *job.observed.further)
+        processes = min(
+            self._publisher.share(part, prepared=made).processes
+            for part, made in zip(variant.parts, prepared, strict=True)
+        )
         folder.write_order(
             Order(
                 fleets=job.fleets,

@@ -11,11 +11,19 @@ from collections.abc import Mapping
 START_ONLY = ("LD_", "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_")
 # Read by frameworks at import: a zygote of its own, started with them, sees them.
 READ_AT_IMPORT = ("TORCH_", "CUDA_", "HF_", "TRANSFORMERS_")
+# Of these names, what a worker reads when it loads its model: nothing that is imported before looks at them.
+READ_AT_LOAD = frozenset(
+    ("HF_TASK", "HF_MODEL_ID", "HF_MODEL_REVISION", "HF_MODEL_QUANTIZE", "HF_API_TOKEN", "HF_TRUST_REMOTE_CODE")
+)
 
 
 def zygote_environ(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of a container that its zygote must be started with."""
-    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_AT_IMPORT) and name not in READ_AT_LOAD
+    }
 
 
 def zygote_key(

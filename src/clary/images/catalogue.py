@@ -35,7 +35,8 @@ SKLEARN_BESIDE = {"numpy1": "scikit-learn==1.3.2", "numpy2": "scikit-learn==1.5.
 class Release:
     """One version of a framework; `pins` come on top of the companions of its age (of `beside`, where not all).
 
-    `also` are companions of this framework alone.
+    `also` are companions of this framework alone. Where the framework stands on another, that one's release gives the
+    age and its companions, and `base_from` is the oldest version of it that will do.
     """
 
     version: str
@@ -44,6 +45,7 @@ class Release:
     pins: tuple[str, ...]
     beside: tuple[str, ...] = ("numpy", "scipy", "pandas", "joblib")
     also: tuple[str, ...] = ()
+    base_from: str = "0"
 
     def companions(self, python: str) -> tuple[str, ...]:
         """What stands beside the framework on that Python."""
@@ -59,7 +61,9 @@ class Release:
 class Framework:
     """A framework: its short name, its releases oldest first, and whether locks of ours cover it.
 
-    `locked_as` names the framework whose locks it shares; "" for its own.
+    `locked_as` names the framework whose locks, or whose whole environment, it shares; "" for its own. `stands_on`: the
+    framework below it, whose wheels decide where it can be had. `newest`: what is taken when no version is asked for,
+    where that is not the last release.
     """
 
     name: str
@@ -67,6 +71,8 @@ class Framework:
     releases: tuple[Release, ...]
     locked: bool = True
     locked_as: str = ""
+    stands_on: str = ""
+    newest: str = ""
 
     def release(self, version: str) -> Release | None:
         return next((one for one in self.releases if one.version == version), None)
@@ -94,6 +100,12 @@ def _onnx(version: str, age: str, *pythons: str) -> Release:
 
 def _torch(version: str, age: str, *pythons: str) -> Release:
     return Release(version, age, pythons, (f"torch=={version}",))
+
+
+def _transformers(version: str, *pythons: str, base_from: str = "2.2") -> Release:
+    # Tokenizers of sentencepiece's kind, and pictures: AWS's containers have both.
+    beside = ("sentencepiece==0.2.3", "protobuf==7.36.2", "pillow==13.0.0")
+    return Release(version, "now", pythons, (f"transformers=={version}",), also=beside, base_from=base_from)
 
 
 P11, P12, P13 = "3.11", "3.12", "3.13"
@@ -183,7 +195,37 @@ TRITON_PYTORCH = Framework(
     tuple(replace(one, beside=("numpy",), also=(ONNXRUNTIME_BESIDE[one.age],)) for one in PYTORCH.releases),
     locked=False,
 )
-FRAMEWORKS = {one.name: one for one in (SKLEARN, XGBOOST, LIGHTGBM, ONNXRUNTIME, PYTORCH, TRITON, TRITON_PYTORCH)}
+# Hugging Face's transformers, on whatever torch there is; each tried with torch 2.13.0 on Python 3.11. Transformers 5
+# dropped the tasks question-answering, summarization, translation and text2text-generation: 4.57 serves unless asked.
+HUGGINGFACE = Framework(
+    "huggingface",
+    "transformers",
+    (
+        _transformers("4.28.1", P11),
+        _transformers("4.37.2", P11, P12, P13),
+        _transformers("4.41.2", P11, P12),
+        _transformers("4.46.3", P11, P12, P13),
+        _transformers("4.49.0", P11, P12, P13),
+        _transformers("4.51.3", P11, P12, P13),
+        _transformers("4.53.3", P11, P12, P13),
+        _transformers("4.55.4", P11, P12, P13),
+        _transformers("4.56.2", P11, P12, P13),
+        _transformers("4.57.6", P11, P12, P13),
+        _transformers("5.23.0", P11, P12, P13, base_from="2.4"),
+    ),
+    locked=False,
+    stands_on="pytorch",
+    newest="4.57.6",
+)
+# The same environment, asked and answering as Text Generation Inference.
+HUGGINGFACE_TGI = replace(HUGGINGFACE, name="huggingface-tgi", locked_as="huggingface")
+FRAMEWORKS = {
+    one.name: one
+    for one in (
+        *(SKLEARN, XGBOOST, LIGHTGBM, ONNXRUNTIME, PYTORCH, TRITON, TRITON_PYTORCH),
+        *(HUGGINGFACE, HUGGINGFACE_TGI),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +233,14 @@ class AwsRepository:
     """A repository of AWS's containers: `versions` tells what framework version a tag's first part means.
 
     `server` names a server that ours replaces: its tags are that server's versions and tell nothing of a framework's.
+    `marked`: the word before the framework's version in a tag that begins with the version of what it stands on.
     """
 
     repository: str
     framework: str
     versions: dict[str, str] = field(default_factory=dict)
     server: str = ""
+    marked: str = ""
 
 
 AWS_REPOSITORIES = {
@@ -225,6 +269,8 @@ AWS_REPOSITORIES = {
         AwsRepository("xgboost", "xgboost", {"latest": "0.72", "1": "0.72"}),
         AwsRepository("pytorch-inference", "pytorch"),
         AwsRepository("pytorch-inference-graviton", "pytorch"),
+        AwsRepository("huggingface-pytorch-inference", "huggingface", marked="transformers"),
+        AwsRepository("huggingface-pytorch-tgi-inference", "huggingface-tgi", server="TGI"),
         AwsRepository("sagemaker-tritonserver", "triton", server="Triton"),
     )
 }

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from clary.domain.errors import StoreFailed, Unsupported
 from clary.images import locks
-from clary.images.catalogue import FRAMEWORKS, SERVING
+from clary.images.catalogue import FRAMEWORKS, SERVING, Framework
 from clary.images.interpreters import copied, copy_place, open_to_read, others_can_read
 from clary.images.recipes import Interpreter, Recipe
 from clary.images.steps import OnLine, Run, Step, run_step
@@ -227,14 +227,21 @@ def distribution_name(requirement: str) -> str:
 
 
 def _distributions(recipe: Recipe) -> set[str]:
-    """The names under which the recipe's framework may be installed; none for an environment without a framework."""
+    """The names under which the framework, and what it stands on, may be installed; none without a framework."""
     framework = FRAMEWORKS.get(recipe.framework)
-    return set() if framework is None else {framework.distribution, f"{framework.distribution}-cpu"}
+    if framework is None:
+        return set()
+    return _names(framework) | (_names(FRAMEWORKS[framework.stands_on]) if framework.stands_on else set())
+
+
+def _names(framework: Framework) -> set[str]:
+    return {framework.distribution, f"{framework.distribution}-cpu"}
 
 
 def _framework_version(recipe: Recipe, lock: Sequence[str]) -> str:
     """The version that was really installed: a user's requirements may have named another."""
-    distributions = _distributions(recipe)
+    framework = FRAMEWORKS.get(recipe.framework)
+    distributions = set() if framework is None else _names(framework)
     for line in lock:
         if distribution_name(line) in distributions and "==" in line:
             return line.partition("==")[2].partition("+")[0]

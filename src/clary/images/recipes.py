@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from clary.images import locks
-from clary.images.catalogue import AWS_REPOSITORIES, FRAMEWORKS, Framework
+from clary.images.catalogue import AWS_REPOSITORIES, FRAMEWORKS, Framework, Release
 
 # Part of every digest: raised when environments must be built anew though no pin changed.
 RECIPE_FORMAT = 1
@@ -80,7 +80,7 @@ class Refusal:
 class _Wanted:
     """What an image asks for. `version` is empty for the newest, two-part for any patch of a minor version.
 
-    `server`: the server of that image, where ours takes its place.
+    `server`: the server of that image, where ours takes its place. `base_version`: of what the framework stands on.
     """
 
     framework: Framework
@@ -89,6 +89,16 @@ class _Wanted:
     python_hint: str | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
     server: str = ""
+    base_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """The chosen version of what a framework stands on, and how it answers what was asked ("" where nothing was)."""
+
+    framework: Framework
+    version: str
+    substituted: str
 
 
 # `1.2-1-cpu-py3`, `2.6.0-cpu-py312-ubuntu22.04-sagemaker`, `1.7-1-arm64`, `3.0-5`, `latest`.
@@ -119,15 +129,18 @@ def resolve(
             (f"{wanted.framework.name} {wanted.requested}",),
         )
     version, exact = _choose(wanted, sorted({version for version, _ in available}, key=_numbers))
-    if not exact and mode is ImagesMode.EXACT:
+    interpreter = _interpreter(wanted, version, available)
+    base = _base(wanted, version, interpreter, local_wheels)
+    if mode is ImagesMode.EXACT and not (exact and (base is None or not base.substituted)):
+        asked, given = (wanted.version, version) if base is None or not exact else (wanted.base_version, base.version)
+        one = wanted.framework if base is None or not exact else base.framework
         return Refusal(
             image,
-            f"{wanted.framework.distribution} {wanted.version} has no wheels for a Python of this host, "
-            f"and images=exact forbids {version} in its place",
+            f"{one.distribution} {asked} has no wheels for a Python of this host, "
+            f"and images=exact forbids {given} in its place",
             tuple(f"{version} on Python {one.python}" for version, one in available),
         )
-    interpreter = _interpreter(wanted, version, available)
-    return _recipe(image, wanted, version, exact, interpreter, bool(local_wheels))
+    return _recipe(image, wanted, version, exact, interpreter, base, bool(local_wheels))
 
 
 def explain(
@@ -180,8 +193,17 @@ def _wanted(image: str) -> _Wanted | Refusal:
     if aws.server:
         return _Wanted(framework, tag, "", server=f"{aws.server} {tag}".rstrip())
     meant = aws.versions.get(tag)
-    rest = ""
-    if meant is None:
+    rest = base = ""
+    if aws.marked:
+        # `2.1.0-transformers4.37.0-cpu-py310`: torch's version, then that of the framework itself.
+        match = re.match(
+            rf"^(?P<base>\d+(\.\d+)*)-{aws.marked}(?P<version>\d+(\.\d+)*)(?P<rest>(-[A-Za-z0-9._]+)*)$", tag
+        )
+        if match is None:
+            example = f"2.6.0-{aws.marked}4.49.0-cpu-py312"
+            return Refusal(image, f'the tag "{tag}" of {aws.repository} tells no version', (example,))
+        base, meant, tag, rest = match["base"], match["version"], f"{aws.marked} {match['version']}", match["rest"]
+    elif meant is None:
         match = AWS_TAG.match(tag)
         if match is None:
             return Refusal(image, f'the tag "{tag}" of {aws.repository} tells no version', tuple(aws.versions))
@@ -194,7 +216,7 @@ def _wanted(image: str) -> _Wanted | Refusal:
         notes.append("a GPU image: it runs on the CPU here")
     if "arm64" in rest or "graviton" in aws.repository:
         notes.append("an arm64 image: it runs on the processor of this host")
-    return _Wanted(framework, tag, meant, f"3.{hint[1]}" if hint else None, tuple(notes))
+    return _Wanted(framework, tag, meant, f"3.{hint[1]}" if hint else None, tuple(notes), base_version=base)
 
 
 def _native(image: str, name: str, tag: str) -> _Wanted | Refusal:
@@ -212,6 +234,14 @@ def _available(
     framework: Framework, interpreters: Sequence[Interpreter], local_wheels: Sequence[str]
 ) -> list[tuple[str, Interpreter]]:
     """(version, interpreter) pairs that have wheels, in the order of releases and of the given interpreters."""
+    if framework.stands_on:
+        below = _available(FRAMEWORKS[framework.stands_on], interpreters, local_wheels)
+        return [
+            (release.version, one)
+            for release in framework.releases
+            for one in interpreters
+            if one.python in release.pythons and _fitting(release, one, below)
+        ]
     if not framework.locked:
         found = {
             (match["version"], f"{match['python'][0]}.{match['python'][1:]}")
@@ -240,10 +270,29 @@ def _available(
     ]
 
 
+def _fitting(release: Release, interpreter: Interpreter, below: Sequence[tuple[str, Interpreter]]) -> list[str]:
+    """The versions below, ascending, on which the release can stand."""
+    oldest = _numbers(release.base_from)
+    found = {version for version, one in below if one == interpreter and _numbers(version) >= oldest}
+    return sorted(found, key=_numbers)
+
+
+def _base(wanted: _Wanted, version: str, interpreter: Interpreter, local_wheels: Sequence[str]) -> _Base | None:
+    """What is chosen below the framework; None for one that stands by itself."""
+    release = wanted.framework.release(version)
+    if not wanted.framework.stands_on or release is None:
+        return None
+    framework = FRAMEWORKS[wanted.framework.stands_on]
+    fitting = _fitting(release, interpreter, _available(framework, [interpreter], local_wheels))
+    chosen, exact = _choose(_Wanted(framework, wanted.base_version, wanted.base_version), fitting)
+    return _Base(framework, chosen, "" if exact else f"{framework.distribution} {wanted.base_version} -> {chosen}")
+
+
 def _choose(wanted: _Wanted, versions: Sequence[str]) -> tuple[str, bool]:
     """(the version to take, whether it is what was asked); `versions` ascend."""
     if not wanted.version:
-        return versions[-1], True
+        newest = wanted.framework.newest
+        return (newest if newest in versions else versions[-1]), True
     if wanted.version in versions:
         return wanted.version, True
     asked = _numbers(wanted.version)
@@ -263,11 +312,24 @@ def _interpreter(wanted: _Wanted, version: str, available: Sequence[tuple[str, I
 
 
 def _recipe(
-    image: str, wanted: _Wanted, version: str, exact: bool, interpreter: Interpreter, local_wheels: bool
+    image: str,
+    wanted: _Wanted,
+    version: str,
+    exact: bool,
+    interpreter: Interpreter,
+    base: _Base | None,
+    local_wheels: bool,
 ) -> Recipe:
     framework = wanted.framework
     if framework.locked:
         requirements = locks.pins()[framework.locked_as or framework.name][version][interpreter.python]
+    elif base is not None:
+        release = framework.release(version) or framework.releases[-1]
+        below = base.framework.release(base.version) or base.framework.releases[-1]
+        requirements = (
+            *(*release.pins, f"{base.framework.distribution}=={base.version}"),
+            *(*below.companions(interpreter.python), *release.also),
+        )
     else:
         release = framework.release(version) or framework.releases[-1]
         requirements = (f"{framework.distribution}=={version}", *release.companions(interpreter.python))
@@ -278,7 +340,14 @@ def _recipe(
         notes.append("its wheel comes from the package index; the default one there is a CUDA build, which is refused")
     digest = hashlib.sha256(
         json.dumps(
-            [RECIPE_FORMAT, framework.name, version, interpreter.version, interpreter.path, sorted(requirements)]
+            [
+                RECIPE_FORMAT,
+                _environment_name(framework),
+                version,
+                interpreter.version,
+                interpreter.path,
+                sorted(requirements),
+            ]
         ).encode()
     ).hexdigest()
     return Recipe(
@@ -286,7 +355,7 @@ def _recipe(
         framework=framework.name,
         framework_version=version,
         requested=wanted.requested,
-        substituted=_substituted(wanted, version, exact),
+        substituted=_substituted(wanted, version, exact, base),
         python=interpreter.python,
         interpreter=interpreter,
         requirements=requirements,
@@ -297,10 +366,18 @@ def _recipe(
     )
 
 
-def _substituted(wanted: _Wanted, version: str, exact: bool) -> str | None:
+def _environment_name(framework: Framework) -> str:
+    """By which framework an environment is known: two that stand on the same third one may share all of it."""
+    return (framework.stands_on and framework.locked_as) or framework.name
+
+
+def _substituted(wanted: _Wanted, version: str, exact: bool, base: _Base | None) -> str | None:
     if wanted.server:
         return f"{wanted.server} -> clary's model server with {wanted.framework.distribution} {version}"
-    return None if exact else f"{wanted.requested} -> {version}"
+    told = [] if exact else [f"{wanted.requested} -> {version}"]
+    if base is not None and base.substituted:
+        told.append(base.substituted)
+    return ", ".join(told) or None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -26,10 +26,16 @@ def test_what_is_read_at_a_process_start_needs_a_plain_start(name: str) -> None:
 
 
 def test_what_a_framework_reads_at_import_gets_a_zygote_started_with_it() -> None:
-    environment = {"HF_TASK": "fill-mask", "SAGEMAKER_PROGRAM": "inference.py"}
-    assert zygote_environ(environment) == {"HF_TASK": "fill-mask"}
+    environment = {"HF_HOME": "/tmp/a", "SAGEMAKER_PROGRAM": "inference.py"}
+    assert zygote_environ(environment) == {"HF_HOME": "/tmp/a"}
     assert zygote_key("e1", True, ROLE, False, environment) not in ("", "e1")
-    assert zygote_key("e1", True, ROLE, False, environment) != zygote_key("e1", True, ROLE, False, {"HF_TASK": "x"})
+    assert zygote_key("e1", True, ROLE, False, environment) != zygote_key("e1", True, ROLE, False, {"HF_HOME": "/b"})
+
+
+def test_what_only_a_model_needs_leaves_the_zygote_to_all() -> None:
+    environment = {"HF_TASK": "fill-mask", "HF_MODEL_ID": "org/model", "HF_API_TOKEN": "x"}
+    assert zygote_environ(environment) == {}  # and no token lies about in a process that many share
+    assert zygote_key("e1", True, ROLE, False, environment) == "e1"
 
 
 def test_no_environment_key_means_no_zygote() -> None:

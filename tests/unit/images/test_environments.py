@@ -98,6 +98,14 @@ def test_a_framework_that_the_user_names_is_theirs_and_told_as_installed(tmp_pat
     assert (made.framework_version, made.trusted) == ("1.22.1", False)
 
 
+def test_users_packages_leave_torch_and_transformers_where_they_are() -> None:
+    found = recipe("clary/huggingface")
+    held = {pin.partition("==")[0] for pin in kept_pins(found, ["sentence-transformers"])}
+    assert held == {"transformers", "torch", "httptools", "orjson", "uvloop"}
+    assert "torch==2.13.0" in kept_pins(found, ["transformers==4.50.0"])
+    assert not any(pin.startswith("transformers") for pin in kept_pins(found, ["transformers==4.50.0"]))
+
+
 def test_an_environment_without_a_framework_is_built_as_well(tmp_path: Path) -> None:
     bare = replace(recipe(), framework="command", framework_version="3.11", digest="c" * 64)
     made = build(

@@ -66,6 +66,29 @@ CASES = [
         "2.5.1",
         None,
     ),
+    ("clary/huggingface", "huggingface", "4.57.6", None),
+    ("clary/huggingface:5", "huggingface", "5.23.0", None),
+    ("clary/huggingface-tgi", "huggingface-tgi", "4.57.6", None),
+    (
+        "763104351884.dkr.ecr.us-east-1.amazonaws.com/"
+        "huggingface-pytorch-inference:2.6.0-transformers4.49.0-cpu-py312-ubuntu22.04",
+        "huggingface",
+        "4.49.0",
+        None,
+    ),
+    (
+        "registry.corp.example/huggingface-pytorch-inference:2.1.0-transformers4.37.0-cpu-py310-ubuntu22.04",
+        "huggingface",
+        "4.37.2",
+        "transformers 4.37.0 -> 4.37.2, torch 2.1.0 -> 2.2.2",
+    ),
+    (
+        "763104351884.dkr.ecr.us-east-1.amazonaws.com/"
+        "huggingface-pytorch-tgi-inference:2.7.0-tgi3.3.4-gpu-py311-cu124-ubuntu22.04",
+        "huggingface-tgi",
+        "4.57.6",
+        "TGI 2.7.0-tgi3.3.4-gpu-py311-cu124-ubuntu22.04 -> clary's model server with transformers 4.57.6",
+    ),
     ("registry.corp.example:5000/mirror/sagemaker-scikit-learn:1.2-1-cpu-py3", "sklearn", "1.2.1", None),
     ("sagemaker-scikit-learn:1.2-1-cpu-py3", "sklearn", "1.2.1", None),
     (ECR + "sagemaker-scikit-learn:1.2-1-cpu-py3@sha256:" + "0" * 64, "sklearn", "1.2.1", None),
@@ -98,6 +121,8 @@ def test_exact_mode_refuses_what_would_be_substituted(image: str) -> None:
         ("clary/tensorflow", "clary/pytorch"),
         ("clary/sklearn:newest", "1.9.1"),
         (ECR + "sagemaker-scikit-learn:cpu", "1.2-1"),
+        (ECR + "huggingface-pytorch-inference:4.49.0", "2.6.0-transformers4.49.0-cpu-py312"),
+        (ECR + "huggingface-tensorflow-inference:2.11.1-transformers4.26.0-cpu-py39", "clary/huggingface"),
         ("", "clary/sklearn"),
     ],
 )
@@ -196,3 +221,32 @@ def test_the_environment_of_torchscript_repositories_holds_both_libraries() -> N
     names = {one.partition("==")[0] for one in found.requirements}
     assert {"torch", "onnxruntime", "numpy", "httptools"} <= names
     assert "scipy" not in names
+
+
+HUGGINGFACE = ECR + "huggingface-pytorch-inference:2.6.0-transformers4.49.0-cpu-py311-ubuntu22.04"
+
+
+def test_transformers_stands_on_the_torch_that_can_be_had() -> None:
+    found = recipe(HUGGINGFACE, P312, P311, wheels=TORCH)
+    assert (found.framework_version, found.python) == ("4.49.0", "3.11")
+    assert found.substituted == "torch 2.6.0 -> 2.13.0"
+    assert {"transformers==4.49.0", "torch==2.13.0", "sentencepiece==0.2.3"} <= set(found.requirements)
+    assert len(found.requirements) == len(set(found.requirements))
+    assert not found.locked
+    exact = resolve(HUGGINGFACE, [P311], ImagesMode.EXACT, local_wheels=[TORCH])
+    assert isinstance(exact, Refusal)
+    assert "torch 2.6.0 has no wheels" in exact.reason
+    assert isinstance(resolve(HUGGINGFACE, [P311], ImagesMode.EXACT), Recipe)
+
+
+def test_transformers_5_is_not_put_on_a_torch_older_than_it_takes() -> None:
+    old = "torch-2.2.2+cpu-cp311-cp311-linux_x86_64.whl"
+    found = recipe("clary/huggingface:5.23.0", wheels=old)
+    assert (found.framework_version, found.substituted) == ("4.57.6", "5.23.0 -> 4.57.6")
+    assert "numpy==1.26.4" in found.requirements  # that torch's own time
+
+
+def test_both_ways_of_asking_transformers_share_an_environment() -> None:
+    first, second = recipe("clary/huggingface", wheels=TORCH), recipe("clary/huggingface-tgi", wheels=TORCH)
+    assert first.digest == second.digest
+    assert (first.framework, second.framework) == ("huggingface", "huggingface-tgi")

@@ -300,7 +300,9 @@ ensemble_scheduling { step [
 
 
 def test_torchscript_is_served_by_index(start: Start, sockets: New) -> None:
-    torch: Any = pytest.importorskip("torch", reason="torch is not in this environment: its backend is NOT tested")
+    torch: Any = pytest.importorskip(
+        "torch", reason="torch is not installed beside the tests; tests/e2e/test_pytorch.py has one of its own"
+    )
 
     class Weighted(torch.nn.Module):  # type: ignore[misc]
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -152,7 +152,9 @@ def test_an_unknown_method_is_refused_with_the_known_ones(tmp_path: Path) -> Non
 
 
 def test_torchscript_is_served(start: Callable[..., object], sockets: Callable[[], Path]) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not in this environment: TorchScript serving is NOT tested")
+    torch = pytest.importorskip(
+        "torch", reason="torch is not installed beside the tests; tests/e2e/test_pytorch.py has one of its own"
+    )
     folder = sockets()
     torch.jit.script(torch.nn.Linear(4, 2)).save(str(folder / "model.pt"))
     predictor, _ = loader.load(str(folder), "pytorch", 1, {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from clary.domain import hub_model
 from clary.domain.containers import ExecutionMode, Member, check
 from clary.domain.errors import Invalid, Unsupported
 from clary.domain.names import parse_s3_uri
@@ -64,7 +65,7 @@ class Models:
         await self._check_data(context, container)
 
     async def _check_data(self, context: Context, container: Members) -> None:
-        for source in data_sources(container):
+        for source in [*data_sources(container), *_hub_sources(container)]:
             uri = source["S3Uri"]
             place = parse_s3_uri(uri)
             if place is None:
@@ -187,6 +188,12 @@ def is_multi_model(container: Mapping[str, Any]) -> bool:
 def holds_many(model: Record) -> bool:
     """Whether one of a stored model's containers is a MultiModel one."""
     return any(is_multi_model(container) for container in containers(model.desired))
+
+
+def _hub_sources(container: Mapping[str, Any]) -> list[Members]:
+    """The prefix that HF_MODEL_ID names, if it does: it is checked and authorized like every model data."""
+    prefix = hub_model.prefix_of(container.get("Image", ""), container.get("Environment", {}))
+    return [{"S3Uri": prefix, "S3DataType": "S3Prefix"}] if prefix else []
 
 
 def data_sources(container: Mapping[str, Any]) -> list[Members]:
