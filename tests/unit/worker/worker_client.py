@@ -108,7 +108,7 @@ class Forks:
     def __init__(self, frameworks: list[str]) -> None:
         environ = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("worker_forks.py")), *frameworks],
+            [sys.executable, "-u", str(Path(__file__).with_name("worker_forks.py")), *frameworks],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
