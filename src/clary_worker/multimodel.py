@@ -199,6 +199,9 @@ class Models:
         batching = self._spec.batching == "auto"
         batcher = Batcher(handler, self._loop.call_soon, self._spec.max_batch_size, batching)
         model = self._models[order.name] = Model(order.name, order.url, handler, batcher, bytes_, load_ms)
+        # It stays, so no later collection is to walk it: with thousands of models that would stop all calls meanwhile.
+        gc.collect()
+        gc.freeze()
         over_bytes = self._used_bytes() - self._budget_bytes
         if self._budget_bytes and over_bytes > 0 and len(self._models) > 1 and self._trimmed() > self._budget_bytes:
             del handler, batcher, result
@@ -240,7 +243,9 @@ class Models:
     def _trimmed(self) -> int:
         """Bytes in use when the memory of models that have gone is the system's again."""
         if self._untrimmed:
+            gc.unfreeze()  # the models that have gone are walked once more
             gc.collect()
+            gc.freeze()
             _trim()
             self._untrimmed = False
         return self._used_bytes()

@@ -195,8 +195,8 @@ TRITON_PYTORCH = Framework(
     tuple(replace(one, beside=("numpy",), also=(ONNXRUNTIME_BESIDE[one.age],)) for one in PYTORCH.releases),
     locked=False,
 )
-# Hugging Face's transformers, on whatever torch there is; tried with torch 2.13.0 on Python 3.11, but for 4.55.4 and for
-# 4.46.3 since it has its pillow. Transformers 5 dropped the tasks question-answering, summarization, translation and
+# Hugging Face's transformers, on whatever torch there is; tried with torch 2.13.0 on Python 3.11, but for 4.55.4, and
+# for 4.46.3 since it has its pillow. Transformers 5 dropped question-answering, summarization, translation and
 # text2text-generation: 4.57 serves unless asked.
 HUGGINGFACE = Framework(
     "huggingface",
