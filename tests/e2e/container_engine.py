@@ -25,6 +25,7 @@ from typing import Any
 
 PACKAGES = ("docker.io", "runc")
 START_LIMIT_S = 60.0
+INSTALL_LIMIT_S = 80
 LEFT_OUT = frozenset(("site-packages", "dist-packages", "test", "idlelib", "tkinter", "ensurepip", "__pycache__"))
 
 
@@ -39,7 +40,10 @@ def install() -> str:
     quiet = {"DEBIAN_FRONTEND": "noninteractive", "PATH": os.environ["PATH"]}
     install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
     for command in (install, ["apt-get", "update"], install):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=quiet)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, env=quiet)
+        except subprocess.TimeoutExpired:
+            return f"{' '.join(command)} took longer than {INSTALL_LIMIT_S} s"
         if shutil.which("dockerd"):
             return ""
     return f"apt-get could not install {' '.join(PACKAGES)}: {(done.stdout + done.stderr)[-500:]}"
