@@ -302,12 +302,16 @@ def test_nothing_outlives_a_killed_supervisor(
     wait_for(lambda: held["Id"] not in {one["Id"] for one in engine.containers()}, 60, "the sweep")
     wait_for(lambda: answered(mine, name, "ab") == b"ba", 60, "the endpoint to serve again")
 
+    assert held["Id"] not in {one["Id"] for one in engine.containers()}
     held = serving(engine, name)[0]
     supervisor = mine.supervisor(op="list")["pid"]
     signal_to(supervisor, signal.SIGKILL)
     wait_for(lambda: held["Id"] not in {one["Id"] for one in engine.containers()}, 60, "the guardian's work")
+    assert serving(engine, name) == []
     mine.up()
     mine.delete(name)
+    wait_for(lambda: gone(engine, name), 30, "its containers to go")
+    assert serving(engine, name) == []
 
 
 def _guardians(worker_pid: int) -> list[int]:

@@ -91,22 +91,13 @@ def ask(clary: Clary, endpoint: str, request: Any) -> Any:
     return json.loads(clary.invoke(endpoint, json.dumps(request), "application/json"))
 
 
-def same(found: Any, wanted: Any) -> None:
-    """Equal, numbers within a float's error: the worker may add in another order."""
+def near(wanted: Any) -> Any:
+    """What is equal to `wanted`, numbers within a float's error: the worker may add in another order."""
     if isinstance(wanted, dict):
-        assert isinstance(found, dict)
-        assert found.keys() == wanted.keys()
-        for name in wanted:
-            same(found[name], wanted[name])
-    elif isinstance(wanted, list):
-        assert isinstance(found, list)
-        assert len(found) == len(wanted)
-        for one, other in zip(found, wanted, strict=True):
-            same(one, other)
-    elif isinstance(wanted, float):
-        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
-    else:
-        assert found == wanted
+        return {name: near(value) for name, value in wanted.items()}
+    if isinstance(wanted, list):
+        return [near(value) for value in wanted]
+    return pytest.approx(wanted, rel=1e-4, abs=1e-5) if isinstance(wanted, float) else wanted
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -114,7 +105,7 @@ def test_an_endpoint_answers_as_transformers_own_pipeline(clary: Clary, made: Ma
     told = made.cases[case]
     name = deploy(clary, made.files(told["model"]), HF_TASK=told["task"])
     request = {"inputs": told["inputs"], **({"parameters": told["parameters"]} if told["parameters"] else {})}
-    same(ask(clary, name, request), told["answer"])
+    assert ask(clary, name, request) == near(told["answer"])
     clary.delete(name)
 
 
@@ -143,7 +134,7 @@ def refused(
 
 def test_the_task_is_told_by_the_architecture(clary: Clary, made: Made, classifier: str) -> None:
     told = made.cases["text-classification"]
-    same(ask(clary, classifier, {"inputs": told["inputs"]}), told["answer"])
+    assert ask(clary, classifier, {"inputs": told["inputs"]}) == near(told["answer"])
     image = clary.client("sagemaker").describe_endpoint(EndpointName=classifier)["ProductionVariants"][0]
     assert image["DeployedImages"][0]["ResolvedImage"].startswith("clary/huggingface:4.57.6-py3")
 
@@ -153,7 +144,7 @@ def test_bodies_are_read_and_written_as_by_the_toolkit(clary: Clary, made: Made,
     rows = [[item[0]] for item in told["answer"]]
     both = "inputs\n" + "\n".join(told["inputs"]) + "\n"
     found = json.loads(clary.invoke(classifier, both, "text/csv"))
-    same([[one] for one in found], rows)
+    assert [[one] for one in found] == near(rows)
     csv = clary.invoke(classifier, both, "text/csv", Accept="text/csv").decode().splitlines()
     assert csv[0] == "label,score"
     assert [line.partition(",")[0] for line in csv[1:]] == [row[0]["label"] for row in rows]
@@ -228,7 +219,7 @@ def test_a_model_id_may_be_a_prefix_or_the_name_of_a_snapshot(clary: Clary, made
         {"HF_MODEL_ID": "org/answers", "HF_MODEL_REVISION": "v2"},
     ):
         name = clary.endpoint(clary.config(instance(without_data(clary, environment))))
-        same(ask(clary, name, {"inputs": told["inputs"]}), told["answer"])
+        assert ask(clary, name, {"inputs": told["inputs"]}) == near(told["answer"])
         clary.delete(name)
     with pytest.raises(ClientError, match=r"Could not find model data at s3://weights/none/"):
         without_data(clary, {"HF_MODEL_ID": "s3://weights/none/"})
@@ -269,7 +260,7 @@ def test_sentence_embeddings_by_a_script_as_the_toolkits_examples_have_it(clary:
     name = deploy(clary, {**made.files("masked"), "code/inference.py": EMBEDDING})
     found = ask(clary, name, {"inputs": [TEXT, "a good dog"]})["vectors"]
     tokens = np.array(made.cases["feature-extraction"]["answer"][0])
-    same(found[0], tokens.mean(0).tolist())
+    assert found[0] == near(tokens.mean(0).tolist())
     assert len(found) == 2
     clary.delete(name)
 
@@ -404,7 +395,7 @@ def test_a_sleeping_model_wakes_to_the_same_answer(clary: Clary, made: Made) -> 
     for _ in range(2):
         wait_for(lambda: not clary.workers(name), 60, "the endpoint to sleep")
         request = {"inputs": told["inputs"], "parameters": told["parameters"]}
-        same(ask(clary, name, request), told["answer"])
+        assert ask(clary, name, request) == near(told["answer"])
     clary.delete(name)
 
 
@@ -424,7 +415,7 @@ def test_many_models_share_a_worker(clary: Clary, made: Made) -> None:
         told = made.cases[case]
         body = json.dumps({"inputs": told["inputs"], "parameters": told["parameters"]})
         found = clary.invoke(name, body, "application/json", TargetModel=f"{told['model']}.tar.gz")
-        same(json.loads(found), told["answer"])
+        assert json.loads(found) == near(told["answer"])
     clary.delete(name)
 
 

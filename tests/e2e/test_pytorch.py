@@ -37,8 +37,9 @@ def npy(rows: Any) -> bytes:
     return out.getvalue()
 
 
-def close(found: Any, wanted: Any) -> None:
-    np.testing.assert_allclose(np.asarray(found, np.float64), np.asarray(wanted), rtol=1e-5, atol=1e-7)
+def close(wanted: Any) -> Any:
+    """What is equal to numbers within a float's error of `wanted`, in its shape."""
+    return pytest.approx(np.asarray(wanted), rel=1e-5, abs=1e-7)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +66,12 @@ def deploy(clary: Clary, files: dict[str, Any], image: str = AWS, **options: Any
 
 
 def test_torchscript_needs_no_code(clary: Clary, bare: str, iris: dict[str, Any]) -> None:
-    close(json.loads(clary.invoke(bare, json.dumps(iris["rows"]), "application/json")), iris["answers"])
-    close(np.load(io.BytesIO(clary.invoke(bare, npy(iris["rows"]), NPY))), iris["answers"])
-    close(np.load(io.BytesIO(clary.invoke(bare, npy(iris["rows"]), NPY, Accept=NPY))), iris["answers"])
+    assert json.loads(clary.invoke(bare, json.dumps(iris["rows"]), "application/json")) == close(iris["answers"])
+    assert np.load(io.BytesIO(clary.invoke(bare, npy(iris["rows"]), NPY))) == close(iris["answers"])
+    assert np.load(io.BytesIO(clary.invoke(bare, npy(iris["rows"]), NPY, Accept=NPY))) == close(iris["answers"])
     csv = "\n".join(",".join(map(repr, row)) for row in iris["rows"])
-    close(
-        [[float(word) for word in line.split(",")] for line in clary.invoke(bare, csv).decode().split()],
-        iris["answers"],
-    )
+    found = [[float(word) for word in line.split(",")] for line in clary.invoke(bare, csv).decode().split()]
+    assert found == close(iris["answers"])
 
 
 def test_many_callers_get_their_own_rows(clary: Clary, bare: str, iris: dict[str, Any]) -> None:
@@ -90,7 +89,7 @@ def test_many_callers_get_their_own_rows(clary: Clary, bare: str, iris: dict[str
     for asker in askers:
         asker.join(60)
     for number in range(13):
-        close(found[number], iris["answers"][number : number + 2])
+        assert found[number] == close(iris["answers"][number : number + 2])
 
 
 def test_rows_that_do_not_fit_are_the_models_error(clary: Clary, bare: str) -> None:
@@ -103,7 +102,7 @@ def test_rows_that_do_not_fit_are_the_models_error(clary: Clary, bare: str) -> N
 
 def test_awss_image_is_the_same_environment(clary: Clary, bare: str, iris: dict[str, Any]) -> None:
     name = deploy(clary, {"model.pt": (DATA / "model.pt").read_bytes()})
-    close(json.loads(clary.invoke(name, json.dumps(iris["rows"]), "application/json")), iris["answers"])
+    assert json.loads(clary.invoke(name, json.dumps(iris["rows"]), "application/json")) == close(iris["answers"])
     told = [
         clary.client("sagemaker").describe_endpoint(EndpointName=one)["ProductionVariants"][0]["DeployedImages"][0]
         for one in (name, bare)
@@ -122,7 +121,7 @@ def test_a_sleeping_endpoint_wakes_with_its_model(clary: Clary, bare: str, iris:
     name = clary.endpoint(clary.config(serverless(model)), tags={"clary:keep-alive-s": "0.1"})
     for _ in range(2):
         wait_for(lambda: not clary.workers(name), 60, "the endpoint to sleep")
-        close(json.loads(clary.invoke(name, json.dumps(iris["rows"]), "application/json")), iris["answers"])
+        assert json.loads(clary.invoke(name, json.dumps(iris["rows"]), "application/json")) == close(iris["answers"])
     clary.delete(name)
 
 
@@ -201,8 +200,8 @@ def test_what_a_script_leaves_out_is_done_as_by_awss_container(
     files = {"state.pth": (DATA / "state.pth").read_bytes(), "code/inference.py": SCRIPT + PARTS[given]}
     name = deploy(clary, files)
     # The toolkit answers JSON where no type is asked for, whatever came in.
-    close(json.loads(clary.invoke(name, json.dumps(iris["rows"]), "application/json")), iris["answers"])
-    close(np.load(io.BytesIO(clary.invoke(name, npy(iris["rows"]), NPY, Accept=NPY))), iris["answers"])
+    assert json.loads(clary.invoke(name, json.dumps(iris["rows"]), "application/json")) == close(iris["answers"])
+    assert np.load(io.BytesIO(clary.invoke(name, npy(iris["rows"]), NPY, Accept=NPY))) == close(iris["answers"])
     clary.delete(name)
 
 
@@ -232,7 +231,7 @@ def test_a_script_without_a_model_fn_gets_the_archives_one_module(
     script = "import torch\n\ndef predict_fn(data, model):\n    return torch.log(model(data))\n"
     name = deploy(clary, {"net.pt": (DATA / "model.pt").read_bytes(), "code/inference.py": script})
     found = json.loads(clary.invoke(name, json.dumps(iris["rows"]), "application/json"))
-    close(np.exp(found), iris["answers"])
+    assert np.exp(found) == close(iris["answers"])
     clary.delete(name)
 
 
@@ -262,7 +261,7 @@ def predict_fn(data, model):
     )
     events = [event["PayloadPart"]["Bytes"] for event in answer["Body"]]
     assert len(events) > 1
-    close([json.loads(line) for line in b"".join(events).splitlines()], iris["answers"])
+    assert [json.loads(line) for line in b"".join(events).splitlines()] == close(iris["answers"])
     clary.delete(name)
 
 
@@ -286,5 +285,5 @@ def test_a_triton_repository_serves_the_same_module(clary: Clary, bare: str, iri
         [sent], outputs=[InferRequestedOutput("OUTPUT__0", binary_data=False)]
     )
     answer = clary.invoke(name, body, "application/json")
-    close(InferenceServerClient.parse_response_body(answer).as_numpy("OUTPUT__0"), iris["answers"])
+    assert InferenceServerClient.parse_response_body(answer).as_numpy("OUTPUT__0") == close(iris["answers"])
     clary.delete(name)
