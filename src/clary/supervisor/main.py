@@ -20,16 +20,17 @@ from typing import Any
 
 from clary import tables
 from clary.paths import Layout, engine_socket
-from clary.supervisor import cgroups, fleet, isolation, mount_trees, processes
+from clary.supervisor import cgroups, fleet, isolation, processes
 from clary.supervisor.channel import Channel
-from clary.supervisor.fleet import Fleet, ZygoteSpec
+from clary.supervisor.fleet import Fleet
 from clary.supervisor.joiner import Joiner
 from clary.supervisor.journal import HEARTBEAT_S, Heartbeat, Journal
 from clary.supervisor.operations import DRAIN_S, Operations
 from clary.supervisor.services import Service
+from clary.supervisor.starts import Starts
 from clary.supervisor.tasks import Tasks
 from clary.supervisor.workers import MAX_STATUS_BYTES, State, UidMapping, Worker, gap, status_message, why_exited
-from clary.supervisor.zygotes import IMPORT_LIMIT_S, ONE_THREAD, Zygote
+from clary.supervisor.zygotes import IMPORT_LIMIT_S, Zygote
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between a worker's death before it was ready and its successor
 CALM_AFTER_S = 60.0  # a failure this long ago counts no more
@@ -37,7 +38,6 @@ SHORT_LIFE_NS = 2_000_000_000  # a worker that dies this soon after it was ready
 # Where cores are scarce, whoever is asked in person goes first: models compute, and large uploads are hashed, for long.
 PROXY_NICE = -10
 CONTROL_NICE = -5
-FORK_LIMIT_S = 5.0  # a forked child that has not reached its model by then is stuck in a lock it inherited
 HUNG_DRAIN_S = 5.0
 ZYGOTE_LINGER_S = 15.0  # an unused zygote stays this long, for the next endpoint of the same kind
 TIDY_EVERY_S = 1.0
@@ -75,6 +75,7 @@ class Supervisor:
         self.jails = isolation.Jails(
             isolation.probe(groups, settings.get("isolation", "auto") != "none"), groups, layout.jail
         )
+        self.starts = Starts(layout, self.jails, self.lifeline, self.labels)
         self.joiner = Joiner()
         self.tasks = Tasks(self.selector, layout.logs, self.leave_task)
         self.channel: Channel | None = None
@@ -241,7 +242,9 @@ class Supervisor:
         for key, spec in zygotes.items():
             zygote = self.zygotes.get(key)
             if zygote is None:
-                zygote = self.zygotes[key] = self._new_zygote(spec)
+                first_uid = int(self.settings["uid_last"]) + 2  # the one between is the unpacker's
+                taken = {one.uid for one in self.zygotes.values()}
+                zygote = self.zygotes[key] = self.starts.zygote(spec, first_uid, taken)
             zygote.unwanted_since_mono_s = None
             if zygote.state == "dead" and now >= zygote.restart_at_mono_s and not self.stopping:
                 zygote.start(self.selector, self._zygote_said)
@@ -250,22 +253,6 @@ class Supervisor:
                 zygote.unwanted_since_mono_s = now
         for wanted in fleets.values():
             self.fill(wanted, 0)
-
-    def _new_zygote(self, spec: ZygoteSpec) -> Zygote:
-        """One that is not to be trusted is jailed under a uid of its own; without such walls it is never started."""
-        log = self.layout.logs / f"zygote-{spec.key}.log"
-        walls = self.jails.isolation
-        if spec.trusted or walls.level == "none":  # without walls its import could do no more than its workers can
-            return Zygote(spec, log, self.jails.common(spec.prefixes, spec.network))
-        first = int(self.settings["uid_last"]) + 2  # the one between is the unpacker's
-        taken = {zygote.uid for zygote in self.zygotes.values()}
-        uid = next((uid for uid in range(first, first + isolation.ZYGOTE_UIDS) if uid not in taken), -1)
-        if not walls.guests or uid < 0:
-            zygote = Zygote(spec, log, {})
-            zygote.state = "unsafe"
-            zygote.detail = {"reason": walls.guests_reason or "all uids of zygotes are taken"}
-            return zygote
-        return Zygote(spec, log, {"guest": True}, self.jails.of_zygote(spec, uid), uid)
 
     def _of(self, fleet_name: str) -> list[Worker]:
         return [w for w in self.workers.values() if w.fleet == fleet_name]
@@ -288,105 +275,16 @@ class Supervisor:
     # -- starting a worker -----------------------------------------------------------------------
 
     def _start(self, wanted: Fleet, slot: int, plainly: bool = False) -> None:
-        worker_id = "w" + os.urandom(6).hex()
-        folder = self.layout.worker_logs / isolation.group_name(wanted.name)
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            log = os.open(folder / f"{worker_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            worker = self.starts.start(wanted, slot, None if plainly else self.zygotes.get(wanted.zygote))
         except OSError as error:
             self._start_failed(wanted, f"could not be started: {error}")
             return
-        worker = Worker(
-            id=worker_id,
-            fleet=wanted.name,
-            slot=slot,
-            instance=slot // wanted.processes_per_instance,
-            address=self.layout.worker_sockets / f"{worker_id}.sock",
-            log=folder / f"{worker_id}.log",
-            plain=True,
-            limited_as=wanted.limited_as,
-            host=wanted.host_of(slot // wanted.processes_per_instance),
-            ordered_mono_s=time.monotonic(),
-            oom_kills_before=self.jails.oom_kills(wanted.limited_as, slot // wanted.processes_per_instance),
-        )
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours, theirs = socket.socketpair()
-        life = self.lifeline()
-        trees: list[int] = []
-        try:
-            listener.bind(str(worker.address))
-            os.chmod(worker.address, 0o600)
-            listener.listen(1024)
-            order = {"worker": {**wanted.worker, "worker_id": worker_id}, "environ": wanted.environ}
-            if wanted.container:
-                order["worker"]["container"] = {**wanted.worker["container"], "labels": self._labels(wanted, worker)}
-            zygote = self.zygotes.get(wanted.zygote)
-            descriptors = [listener.fileno(), log, theirs.fileno(), life]
-            worker.started_ns = time.time_ns()
-            if zygote is not None and zygote.state == "ready" and not plainly:
-                worker.plain = not self._fork(wanted, worker, zygote, order, descriptors, trees)
-            if worker.plain:
-                order["jail"] = (
-                    self.jails.of_container(wanted) if wanted.container else self.jails.of(wanted, worker.instance)
-                )
-                worker.pid = self._start_plain(wanted, order, listener.fileno(), log, theirs.fileno(), life)
-                worker.deadline_mono_s = worker.ordered_mono_s + wanted.start_timeout_s
-        except OSError as error:
-            ours.close()
-            worker.address.unlink(missing_ok=True)
-            self._start_failed(wanted, f"could not be started: {error}")
-            return
-        finally:
-            listener.close()
-            os.close(log)
-            os.close(life)
-            theirs.close()
-            for tree in trees:
-                os.close(tree)
-        ours.setblocking(False)
-        worker.status = ours
-        self.selector.register(ours, selectors.EVENT_READ, lambda _mask: self._status(worker))
-        self.workers[worker_id] = worker
+        assert worker.status is not None
+        self.selector.register(worker.status, selectors.EVENT_READ, lambda _mask: self._status(worker))
+        self.workers[worker.id] = worker
         if worker.pid:
             self._announced(worker)
-
-    def _labels(self, wanted: Fleet, worker: Worker) -> dict[str, str]:
-        return {**self.labels, "clary.worker": worker.id, "clary.fleet": wanted.name}
-
-    def _fork(
-        self,
-        wanted: Fleet,
-        worker: Worker,
-        zygote: Zygote,
-        order: dict[str, Any],
-        descriptors: list[int],
-        trees: list[int],
-    ) -> bool:
-        """Has the worker forked by its zygote; False when that cannot take the order. The caller closes `trees`."""
-        if zygote.jail is None:
-            order["jail"] = self.jails.own(wanted)
-        else:
-            order["jail"], folders = self.jails.of_guest(wanted)
-            for path, mode in folders:
-                trees.append(mount_trees.open_tree(path, mode))
-        if not zygote.fork(order, [*descriptors, *trees]):
-            return False
-        worker.mapping = UidMapping.NONE if zygote.jail is None else UidMapping.AWAITED
-        worker.groups = self.jails.groups(wanted, worker.instance)
-        worker.deadline_mono_s = worker.ordered_mono_s + FORK_LIMIT_S
-        return True
-
-    def _start_plain(
-        self, wanted: Fleet, order: dict[str, Any], listener: int, log: int, status: int, life: int
-    ) -> int:
-        """Executes the environment's interpreter behind the walls; our own interpreter puts them up first."""
-        worker_order = processes.memory_file({"worker": order["worker"], "environ": order["environ"]})
-        argv = [wanted.python, "-I", "-u", "-m", "clary_worker", "5", "6", "7", "8"]
-        descriptors = {1: log, 2: log, 5: worker_order, 6: listener, 7: status, 8: life}
-        try:
-            return processes.start_jailed(argv, {**ONE_THREAD, **order["environ"]}, descriptors, order["jail"])
-        finally:
-            os.close(worker_order)
 
     def _zygote_said(self, zygote: Zygote, message: dict[str, Any]) -> None:
         if "forked" in message:
