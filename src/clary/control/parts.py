@@ -75,8 +75,9 @@ from clary.services.identity.iam import Iam
 from clary.services.identity.sts import Sts
 from clary.services.logs import Logs
 from clary.services.s3.service import S3
+from clary.services.sagemaker.deployments import observed_of
 from clary.services.sagemaker.endpoint_configs import EndpointConfigs
-from clary.services.sagemaker.endpoints import Endpoints, observed_of
+from clary.services.sagemaker.endpoints import Endpoints
 from clary.services.sagemaker.inference_components import InferenceComponents
 from clary.services.sagemaker.models import Models
 from clary.services.sagemaker.service import SageMaker

@@ -12,6 +12,7 @@ from clary.domain.errors import NotFound
 from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT
 from clary.domain.placement import capacity
 from clary.domain.prices import PriceBook
+from clary.domain.rollout import rolling_out
 from clary.store.codec import decode, encode
 from clary.store.resources import Resources
 
@@ -28,6 +29,9 @@ class ComponentPlaces:
         """The component with the places that its copies should have, and "" or why a copy has none."""
         component = one.desired.target.component
         assert component is not None
+        count, reserving = copies(one)
+        if len(one.observed.placement) == count and not rolling_out(one.desired, one.observed):
+            return one, ""
         async with self._lock:
             try:
                 host = await self._host(one, component)
@@ -41,7 +45,6 @@ class ComponentPlaces:
                 and not other.desired.deleted
                 and _same_host(other.desired, component)
             ]
-            count, reserving = copies(one)
             needs = _requirements(one)
             room = capacity(self._prices.instances[host.instance_type])
             before, pack = one.observed.placement, _packs(component)

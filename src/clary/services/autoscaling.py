@@ -19,7 +19,7 @@ from clary.domain.errors import ClaryError, Invalid, NotFound, Unsupported
 from clary.domain.fleet_name import ENDPOINT, INFERENCE_COMPONENT
 from clary.domain.names import partition
 from clary.services.base import Context, Handler, Members, common_error, present
-from clary.services.sagemaker.endpoints import desired_of, observed_of
+from clary.services.sagemaker.deployments import desired_of, observed_of
 from clary.store.codec import encode
 from clary.store.resources import Record, Resources
 from clary.wire.errors import WireError

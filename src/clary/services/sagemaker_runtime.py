@@ -23,7 +23,8 @@ from clary.domain.endpoint import EndpointStatus
 from clary.domain.errors import ClaryError, Invalid, LimitExceeded, StoreFailed
 from clary.domain.names import parse_s3_uri
 from clary.services.base import Context, Handler, Members, common_error, present
-from clary.services.sagemaker.endpoints import KIND, observed_of, status_of
+from clary.services.sagemaker.deployments import observed_of
+from clary.services.sagemaker.endpoints import KIND, status_of
 from clary.store.invocations import Invocations
 from clary.store.resources import Record, Resources
 from clary.wire.errors import WireError

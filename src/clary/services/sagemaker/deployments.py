@@ -12,12 +12,23 @@ from clary.domain.asynchronous import AsyncConfig
 from clary.domain.capture import INPUT, INPUT_AND_OUTPUT, OUTPUT, Capture
 from clary.domain.component import HostVariant
 from clary.domain.containers import names
-from clary.domain.endpoint import Container, DataSource, Deployment, Serverless, Variant
+from clary.domain.endpoint import Container, DataSource, Deployment, Desired, Observed, Serverless, Variant
 from clary.domain.errors import NotFound
 from clary.domain.names import Place
 from clary.domain.routing import RoutingStrategy
 from clary.services.sagemaker import endpoint_configs, models
+from clary.store.codec import decode
 from clary.store.resources import Record, find, new_deployment_number
+
+
+def desired_of(record: Record) -> Desired:
+    """What is wanted of a stored endpoint or inference component."""
+    return decode(Desired, record.desired)
+
+
+def observed_of(record: Record) -> Observed:
+    """What was seen of one."""
+    return decode(Observed, record.observed)
 
 
 def snapshot(connection: Connection, place: Place, config_name: str, resource_uid: int, asked_at: str) -> Deployment:

@@ -30,22 +30,14 @@ from clary.domain.errors import Invalid, NotReady, Unsupported
 from clary.failpoints import failpoint
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
 from clary.services.sagemaker import inference_components as components
-from clary.services.sagemaker.deployments import snapshot
+from clary.services.sagemaker.deployments import desired_of, observed_of, snapshot
 from clary.services.sagemaker.listing import query_of
-from clary.store.codec import decode, encode
+from clary.store.codec import encode
 from clary.store.resources import Record, Resources
 
 KIND = "endpoint"
 # By variant, the instances that the copies of each of its inference components are on.
 Placements = Mapping[str, Sequence[tuple[int, ...]]]
-
-
-def desired_of(record: Record) -> Desired:
-    return decode(Desired, record.desired)
-
-
-def observed_of(record: Record) -> Observed:
-    return decode(Observed, record.observed)
 
 
 def status_of(record: Record) -> EndpointStatus:
@@ -210,7 +202,8 @@ class Endpoints:
 
         def decide(connection: Connection, record: Record) -> Mapping[str, Any] | None:
             desired = desired_of(record)
-            components.delete_all(connection, context.place, record.name)
+            if desired.target.hosts:
+                components.delete_all(connection, context.place, record.name)
             changed: Mapping[str, Any] = encode(replace(desired, deleted=True))
             return None if desired.deleted else changed
 

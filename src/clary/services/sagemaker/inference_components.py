@@ -32,11 +32,11 @@ from clary.domain.prices import PriceBook
 from clary.domain.routing import RoutingStrategy
 from clary.services.base import Context, Handler, Members, page_position, page_token, present
 from clary.services.sagemaker import endpoint_configs
-from clary.services.sagemaker.deployments import container_of_stored
+from clary.services.sagemaker.deployments import container_of_stored, containers_of, desired_of, observed_of
 from clary.services.sagemaker.listing import query_of
 from clary.services.sagemaker.models import KIND as MODEL
 from clary.services.sagemaker.models import Models, holds_many
-from clary.store.codec import decode, encode
+from clary.store.codec import encode
 from clary.store.resources import Record, Resources, all_of, find, new_deployment_number, want
 
 KIND = INFERENCE_COMPONENT
@@ -46,14 +46,6 @@ REFUSED = {
     "BaseInferenceComponentName": "adapters are not served; give the component a model of its own",
     "InstanceType": "instance pools are not served; leave it out",
 }
-
-
-def desired_of(record: Record) -> Desired:
-    return decode(Desired, record.desired)
-
-
-def observed_of(record: Record) -> Observed:
-    return decode(Observed, record.observed)
 
 
 class InferenceComponents:
@@ -379,13 +371,13 @@ def _target(
             raise NotFound(MODEL, place.arn(MODEL, name))
         if holds_many(model):
             raise Invalid("ModelName", f"Model {name} is MultiModel: an inference component takes one model.")
-        if len(model.desired.get("Containers", ())) > 1:
+        (container, *further) = containers_of(model)
+        if further:
             raise Invalid("ModelName", f"Model {name} has several containers: an inference component takes one.")
-        stored = model.desired.get("PrimaryContainer") or model.desired["Containers"][0]
         role = model.desired.get("ExecutionRoleArn", "")
         isolated = model.desired.get("EnableNetworkIsolation", False)
     else:
-        stored = _as_container(asked["Container"])
+        container = container_of_stored(_as_container(asked["Container"]))
     if not role:
         endpoint = find(connection, ENDPOINT, place, component.endpoint)
         assert endpoint is not None
@@ -396,7 +388,7 @@ def _target(
     variant = Variant(
         name=host.name,
         model_name=name,
-        container=container_of_stored(stored),
+        container=container,
         role_arn=role,
         instance_type=host.instance_type,
         instance_count=copies,
