@@ -36,8 +36,6 @@ from .orders import named, receive
 from .spec import JailSpec
 
 SPARE_AFTER_S = 0.05
-# Native libraries whose import leaves a helper thread that a fork does not need (trials: onnxruntime keeps one).
-SAFE_EXTRA_THREADS = {"onnxruntime": 1, "triton": 1, "triton-pytorch": 1}
 
 
 def thread_count() -> int:
@@ -57,23 +55,22 @@ def main() -> None:
     imported += loader.preload_distributions(sys.argv[3:])
     gc.collect()
     gc.freeze()  # the children then do not write to pages of objects that they share with us
-    allowed = 1 + SAFE_EXTRA_THREADS.get(framework, 0)
     threads = thread_count()
-    safe = threads <= allowed
+    safe = threads == 1
     channel.send(
         json.dumps(
             {"state": "ready" if safe else "unsafe", "threads": threads, "imported": imported, "pid": os.getpid()}
         ).encode()
     )
     if safe:
-        _serve(channel, common, framework, allowed)
+        _serve(channel, common, framework)
 
 
-def _serve(channel: socket.socket, common: JailSpec, framework: str, allowed_threads: int) -> None:
+def _serve(channel: socket.socket, common: JailSpec, framework: str) -> None:
     """Hands orders to spares until the supervisor is gone, or a thread has appeared that makes forks unsafe."""
     spare: Optional[Spare] = None
     rehearsed = framework
-    while thread_count() <= allowed_threads:
+    while thread_count() == 1:
         watched = [channel] if spare is None or spare.ready else [channel, spare.channel]
         # A moment's patience before the next spare: the worker that was just started has the processor first.
         readable = select.select(watched, [], [], SPARE_AFTER_S if spare is None else None)[0]
@@ -93,6 +90,8 @@ def _serve(channel: socket.socket, common: JailSpec, framework: str, allowed_thr
         elif not readable:
             _reap()
             spare = Spare(channel, common, rehearsed)
+    names = sorted(os.listdir("/proc/self/task"))
+    sys.stderr.write("something has started threads here (tasks %s): this zygote leaves\n" % ", ".join(names))
 
 
 def _reap() -> None:

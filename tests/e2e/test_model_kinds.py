@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import uuid
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -124,7 +125,19 @@ def test_onnx_needs_no_code(clary: Clary, forest: Trained) -> None:
     np.save(body, rows)
     answer = clary.invoke(name, body.getvalue(), "application/x-npy", Accept="application/json")
     assert json.loads(answer) == labels.tolist()  # a classifier's label, as scikit-learn's predict
+    assert alone_and_silent(clary, "onnxruntime")
     clary.delete(name)
+
+
+def alone_and_silent(clary: Clary, framework: str) -> bool:
+    """Whether the framework's zygotes hold one thread each and were told to report to nobody: onnxruntime does by
+    default, by threads that come some seconds after the import and keep a zygote from forking."""
+    tasks = [Path(f"/proc/{one['pid']}") for one in clary.supervisor(op="list")["zygotes"]]
+    found = [one for one in tasks if framework.encode() in (one / "cmdline").read_bytes()]
+    assert found
+    threads = [len(list((one / "task").iterdir())) for one in found]
+    silent = [b"ORT_DISABLE_TELEMETRY=1" in (one / "environ").read_bytes().split(b"\0") for one in found]
+    return threads == [1] * len(found) and all(silent)
 
 
 SERVER = """#!/usr/bin/env python3

@@ -13,7 +13,7 @@ from clary.paths import Layout
 from clary.supervisor import isolation, mount_trees, processes
 from clary.supervisor.fleet import Fleet, ZygoteSpec
 from clary.supervisor.workers import UidMapping, Worker
-from clary.supervisor.zygotes import ONE_THREAD, Zygote
+from clary.supervisor.zygotes import AT_IMPORT, Zygote
 
 FORK_LIMIT_S = 5.0  # a forked child that has not reached its model by then is stuck in a lock it inherited
 
@@ -127,6 +127,6 @@ def _execute(wanted: Fleet, order: Mapping[str, Any], listener: int, log: int, s
     argv = [wanted.python, "-I", "-u", "-m", "clary_worker", "5", "6", "7", "8"]
     descriptors = {1: log, 2: log, 5: worker_order, 6: listener, 7: status, 8: life}
     try:
-        return processes.start_jailed(argv, {**ONE_THREAD, **order["environ"]}, descriptors, order["jail"])
+        return processes.start_jailed(argv, {**AT_IMPORT, **order["environ"]}, descriptors, order["jail"])
     finally:
         os.close(worker_order)

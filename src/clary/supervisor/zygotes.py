@@ -17,9 +17,11 @@ from clary.supervisor import processes
 from clary.supervisor.fleet import ZygoteSpec
 
 BACKOFF_S = (0.2, 1.0, 5.0, 30.0)
+CALM_AFTER_S = 60.0  # one that lived this long starts its backoff anew
 IMPORT_LIMIT_S = 120.0  # an import that takes longer has hung; its fleets are started plainly meanwhile
-# Read by numerical libraries at import: one thread, so that forks are safe; children raise it afterwards.
-ONE_THREAD = {
+# Read by libraries at import, in zygotes and in plain starts. One thread, so that forks are safe; children raise it
+# afterwards.
+AT_IMPORT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -28,6 +30,9 @@ ONE_THREAD = {
     # prediction of 100 rows with two threads took 4 to 14 ms of CPU with libgomp's default, 0.27 ms with this, and a
     # small convolutional net in torch 50 ms against 0.2.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # From 1.31 on onnxruntime reports to Microsoft by threads of its own, on Linux too. Nobody asked the user, and a
+    # zygote in which a thread appears may not fork any more.
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 
 
@@ -66,7 +71,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", **ONE_THREAD, **dict(self.spec.environ)}
+        environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", **AT_IMPORT, **dict(self.spec.environ)}
         argv = [self.spec.python, "-I", "-m", "clary_worker.zygote", self.spec.framework, "3", *self.spec.imports]
         descriptors = {1: log, 2: log, 3: theirs.fileno()}
         try:
@@ -117,6 +122,8 @@ class Zygote:
     def died(self) -> None:
         self.pid = 0
         self.state = "dead"
+        if time.monotonic() - self.started_mono_s >= CALM_AFTER_S:
+            self.deaths = 0
         delay_s = BACKOFF_S[min(self.deaths, len(BACKOFF_S) - 1)]
         self.deaths += 1
         self.restart_at_mono_s = time.monotonic() + delay_s
