@@ -63,7 +63,7 @@ def cost(
     ]
     print_table("", ("REGION" if by != "day" else "DAY", "ENDPOINT", "VARIANT", "KIND", "QUANTITY", "COST"), rows)
     total = sum(one["nanousd"] for one in told["sums"])
-    console.print(f"total {usd(total)} at {told['prices']}; on your own machine it costs what the machine costs")
+    console().print(f"total {usd(total)} at {told['prices']}; on your own machine it costs what the machine costs")
 
 
 def _verify(local: Local, as_json: bool) -> None:
@@ -71,6 +71,6 @@ def _verify(local: Local, as_json: bool) -> None:
     if as_json:
         print_json(told)
     elif told["exact"]:
-        console.print(f"[green]exact[/green]: ledger and raw usage both say {usd(told['ledger_nanousd'])}")
+        console().print(f"[green]exact[/green]: ledger and raw usage both say {usd(told['ledger_nanousd'])}")
     if not told["exact"]:
         fail(f"ledger {usd(told['ledger_nanousd'])}, raw usage {usd(told['raw_nanousd'])}: {told['differences']}")

@@ -54,7 +54,7 @@ def up(
     if pid := local.supervisor_pid():
         running = local.settings()
         if detach and running == settings:
-            console.print(f"clary is up already: {local.url()} (pid {pid}, data {local.layout.data})")
+            console().print(f"clary is up already: {local.url()} (pid {pid}, data {local.layout.data})")
             return
         fail(f"clary runs on {local.layout.data} already (pid {pid}, port {running.port}); `clary down` stops it")
     started_s = time.monotonic()
@@ -62,11 +62,11 @@ def up(
     ready = wait_until(lambda: process.poll() is not None or local.answers(settings), START_LIMIT_S)
     if process.poll() is not None or not ready:
         _explain(local, settings, process)
-    console.print(
+    console().print(
         f"clary is up: [bold]{local.url()}[/bold] after {time.monotonic() - started_s:.2f} s "
         f"(pid {process.pid}, data {local.layout.data})"
     )
-    console.print('point your AWS clients at it: [bold]eval "$(clary env)"[/bold]', highlight=False)
+    console().print('point your AWS clients at it: [bold]eval "$(clary env)"[/bold]', highlight=False)
     if not detach:
         _follow(process)
 
@@ -110,7 +110,7 @@ def _follow(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait()
     except KeyboardInterrupt:
-        console.print("stopping ...")
+        console().print("stopping ...")
         process.send_signal(signal.SIGTERM)
         process.wait(STOP_LIMIT_S)
 
@@ -120,10 +120,10 @@ def down(data: DataOption = None) -> None:
     local = Local(data_dir(data))
     pid = local.supervisor_pid()
     if not pid:
-        console.print(f"no clary runs on {local.layout.data}")
+        console().print(f"no clary runs on {local.layout.data}")
         return
     stop(local, pid)
-    console.print("clary is down")
+    console().print("clary is down")
 
 
 def stop(local: Local, pid: int) -> None:

@@ -92,9 +92,9 @@ def _step(text: str, quiet: bool) -> Iterator[None]:
     if quiet:
         yield
         return
-    with errors.status(f"{text} ..."):
+    with errors().status(f"{text} ..."):
         yield
-    errors.print(f"[green]✓[/green] {text} [dim]{time.monotonic() - started_s:.1f} s[/dim]", highlight=False)
+    errors().print(f"[green]✓[/green] {text} [dim]{time.monotonic() - started_s:.1f} s[/dim]", highlight=False)
 
 
 def _train(joblib: Any, sklearn: Any, xgboost: Any) -> list[Trained]:
@@ -286,5 +286,5 @@ def _show(told: list[Told], bill: dict[str, Any], as_json: bool) -> None:
             for one in bill["sums"]
         ],
     )
-    console.print(f"[dim]{bill['prices']}; ledger and raw usage agree to the nano-USD[/dim]", highlight=False)
-    console.print("nothing is left running")
+    console().print(f"[dim]{bill['prices']}; ledger and raw usage agree to the nano-USD[/dim]", highlight=False)
+    console().print("nothing is left running")

@@ -52,10 +52,10 @@ def doctor(data: DataOption = None, as_json: JsonOption = False) -> None:
     print_table("", ("CHECK", "", "DETAIL"), [(what, marks[state], detail) for what, state, detail in checks])
     for endpoint in told.get("endpoints", ()):
         for note in endpoint["notes"]:
-            console.print(f"{endpoint['endpoint']}: {note}", highlight=False)
-    console.print("\nknown members without effect on one machine:")
+            console().print(f"{endpoint['endpoint']}: {note}", highlight=False)
+    console().print("\nknown members without effect on one machine:")
     for member, why in WITHOUT_EFFECT.items():
-        console.print(f"  {member}: {why}", highlight=False)
+        console().print(f"  {member}: {why}", highlight=False)
 
 
 def _host(local: Local) -> list[tuple[str, str, str]]:

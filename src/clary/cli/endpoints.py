@@ -59,8 +59,8 @@ def deploy(
     if as_json:
         print_json(told)
         return
-    console.print(f"[bold]{endpoint}[/bold] is InService after {told['seconds']} s; ask it with", highlight=False)
-    console.print(f"  clary invoke {endpoint} --body '...' --content-type text/csv", highlight=False)
+    console().print(f"[bold]{endpoint}[/bold] is InService after {told['seconds']} s; ask it with", highlight=False)
+    console().print(f"  clary invoke {endpoint} --body '...' --content-type text/csv", highlight=False)
 
 
 def _image_for(model: str) -> str:
@@ -126,7 +126,7 @@ def _deploy(clients: Clients, endpoint: str, image: str, uri: str, variant: dict
 
 def _wait(clients: Clients, endpoint: str, quiet: bool) -> dict[str, Any]:
     deadline = time.monotonic() + WAIT_LIMIT_S
-    with errors.status(f"{endpoint}: starting ...") if not quiet else _Silence() as shown:
+    with errors().status(f"{endpoint}: starting ...") if not quiet else _Silence() as shown:
         while True:
             state: dict[str, Any] = clients("sagemaker").describe_endpoint(EndpointName=endpoint)
             if state["EndpointStatus"] not in ("Creating", "Updating") or time.monotonic() > deadline:
@@ -176,7 +176,7 @@ def invoke(
     sys.stdout.buffer.write(found)
     if found and not found.endswith(b"\n") and sys.stdout.isatty():
         sys.stdout.write("\n")
-    errors.print(
+    errors().print(
         f"[dim]{answer['ContentType']} from {answer.get('InvokedProductionVariant')} in {elapsed_ms:.1f} ms[/dim]",
         highlight=False,
     )
@@ -206,9 +206,9 @@ def park(
         fail(f"no endpoint {endpoint} is routed to in {chosen}; `clary status` lists them")
     stopped = local.proxy("park", region=chosen, endpoint=endpoint)["stopped"]
     if stopped:
-        console.print(f"{endpoint}: {stopped} idle worker(s) are leaving")
+        console().print(f"{endpoint}: {stopped} idle worker(s) are leaving")
     else:
-        console.print(
+        console().print(
             f"{endpoint}: nobody is idle. Workers that serve a request leave after it; a real-time endpoint sleeps "
             "only with the tag clary:scale-to-zero=true",
             highlight=False,

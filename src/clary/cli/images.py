@@ -23,15 +23,17 @@ ImageArgument = Annotated[str, typer.Argument(help="clary/sklearn, clary/xgboost
 def explain(image: ImageArgument, data: DataOption = None) -> None:
     """Tell how an image resolves on this host, line by line."""
     for line in Local(data_dir(data)).control("explain", image=image)["lines"]:
-        console.print(line, highlight=False)
+        console().print(line, highlight=False)
 
 
 @app.command()
 def pull(image: ImageArgument, data: DataOption = None) -> None:
     """Build an image's environment now, so that the first endpoint need not wait for it."""
-    with errors.status(f"building the environment of {image} ..."):
+    with errors().status(f"building the environment of {image} ..."):
         made = Local(data_dir(data)).control("pull", image=image)
-    console.print(f"{made['resolved_image']} is built; {made['note'] or 'exactly what was asked for'}", highlight=False)
+    console().print(
+        f"{made['resolved_image']} is built; {made['note'] or 'exactly what was asked for'}", highlight=False
+    )
 
 
 @app.command("list")

@@ -25,7 +25,7 @@ def jobs(
         print_json(told)
         return
     if not told:
-        console.print("no transform job " + ("runs" if running else "was made"))
+        console().print("no transform job " + ("runs" if running else "was made"))
         return
     print_table(
         "",
@@ -44,7 +44,7 @@ def jobs(
     )
     for one in told:  # sentences would squeeze the columns
         if sentence := one["failure_reason"] or (one["progress"] if one["status"] == "InProgress" else ""):
-            console.print(f"{one['job']}: {sentence}", highlight=False, markup=False)
+            console().print(f"{one['job']}: {sentence}", highlight=False, markup=False)
 
 
 def _share(one: dict[str, Any]) -> str:

@@ -117,11 +117,11 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
         print_json(told)
         return
     isolation = facts["isolation"]
-    console.print(f"clary at [bold]{told['url']}[/bold], data {told['data']}, pid {told['pid']}")
+    console().print(f"clary at [bold]{told['url']}[/bold], data {told['data']}, pid {told['pid']}")
     loud = "[red]" if isolation["level"] == "none" else ""
-    console.print(f"{loud}isolation: {isolation['level']} {isolation['reason']}", highlight=False)
+    console().print(f"{loud}isolation: {isolation['level']} {isolation['reason']}", highlight=False)
     if not settings.auth:
-        console.print("[yellow]signatures are not verified (--no-auth)")
+        console().print("[yellow]signatures are not verified (--no-auth)")
     rows = []
     for fleet, one in sorted(traffic["fleets"].items()):
         of = parse_fleet_name(fleet)
@@ -130,4 +130,4 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
     if rows:
         print_table("", ("ENDPOINT", "VARIANT", "REGION", "READY", "STARTING", "INSIDE", "WAITING"), rows)
     else:
-        console.print("no endpoint is routed to")
+        console().print("no endpoint is routed to")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import http.client
 import json
 import os
 import socket
@@ -76,6 +75,8 @@ class Local:
 
     def answers(self, settings: Settings) -> bool:
         """Whether the one port leads to a control plane that answers."""
+        import http.client  # here, because it is asked when the processes are starting already
+
         connection = http.client.HTTPConnection(
             "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host, settings.port, timeout=2
         )

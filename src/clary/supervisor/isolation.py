@@ -97,17 +97,18 @@ def _try_unshare(flags: int) -> int:
 
 
 class Jails:
-    """Makes the jail of a worker. Prepares once what all of them share: a small /etc, a small /dev, an empty root."""
+    """Makes the jail of a worker; `prepare` comes first."""
 
     def __init__(self, isolation: Isolation, cgroups: Cgroups, folder: Path) -> None:
         self.isolation = isolation
         self._cgroups = cgroups
         self._folder = folder
         self._procs: dict[str, list[str]] = {}
-        if isolation.private_root:
-            self._prepare()
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Makes what all jails share: a small /etc, a small /dev, an empty root."""
+        if not self.isolation.private_root:
+            return
         for name in ("root", "etc", "dev"):
             place = self._folder / name
             place.mkdir(exist_ok=True)

@@ -88,6 +88,8 @@ class Supervisor:
             old.unlink()
         self.channel = Channel(self.layout.supervisor_socket, self.selector, Operations(self).answer)
         self._define_services(listeners)
+        self._deadlines(time.monotonic())  # they import while we prepare
+        self.jails.prepare()
         self.say(f"event=started pid={os.getpid()} isolation={self.jails.isolation}")
         self._sweep_containers()
         self.reload()
