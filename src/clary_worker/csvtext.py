@@ -18,6 +18,8 @@ from .contract import BadRequest
 
 _NUMBER_BYTES = b"0123456789.+-eE \t"
 _SMALL_CELLS = 64  # up to here float() a cell beats numpy's parser call (1.5 against 1.8 us for four cells)
+_MANY_CELLS = 256  # from here on numpy.loadtxt, at 40 ns a cell, has made up for its start of 4 us; fromstring takes 70
+_LOADTXT_IN_C = (1, 23)  # the numpy whose loadtxt is no Python any more
 _MISSING = frozenset(("", "nan", "NaN", "NAN", "null", "None", "NA", "N/A"))
 
 
@@ -39,13 +41,14 @@ def numbers(body: bytes) -> Any:
         rows, rest = divmod(len(left) + 1, columns)
         if rest or left + b"\n" != left[:columns] * rows or left.count(b",") != rows * (columns - 1):
             return None
-        body = body.replace(b"\n", b",")
     cells = rows * columns
     try:
-        if cells <= _SMALL_CELLS:
-            flat = np.array([float(cell) for cell in body.split(b",")])
+        if cells >= _MANY_CELLS and tuple(map(int, np.__version__.split(".")[:2])) >= _LOADTXT_IN_C:
+            flat = np.loadtxt(io.BytesIO(body), delimiter=",", comments=None)
+        elif cells > _SMALL_CELLS:
+            flat = np.fromstring(body.replace(b"\n", b","), sep=",")
         else:
-            flat = np.fromstring(body, sep=",")
+            flat = np.array([float(cell) for cell in body.replace(b"\n", b",").split(b",")])
     except (ValueError, DeprecationWarning):  # numpy before 2.3 warns where later ones raise
         return None
     if flat.size != cells:
