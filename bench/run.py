@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import asynchronous
 import batching
 import create
 import data_path
@@ -32,7 +33,18 @@ from report import Table
 from scale import FULL, QUICK, Scale
 
 ROOT = Path(__file__).parent.parent
-SUBJECTS = ("data_path", "peers", "batching", "wake", "create", "uploads", "multimodel", "transform", "footprint")
+SUBJECTS = (
+    "data_path",
+    "peers",
+    "batching",
+    "wake",
+    "create",
+    "uploads",
+    "multimodel",
+    "asynchronous",
+    "transform",
+    "footprint",
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -69,6 +81,7 @@ def measured(name: str, given: argparse.Namespace, scale: Scale) -> list[Table]:
         "create": lambda: [create.table(scale)],
         "uploads": lambda: [uploads.table(scale)],
         "multimodel": lambda: [multimodel.table(scale)],
+        "asynchronous": lambda: [asynchronous.table(scale)],
         "transform": lambda: [transform.table(scale)],
         "footprint": lambda: [footprint.table(scale)],
     }
