@@ -81,6 +81,7 @@ def measured(name: str, given: argparse.Namespace, scale: Scale) -> list[Table]:
         "create": lambda: [create.table(scale)],
         "uploads": lambda: [uploads.table(scale)],
         "multimodel": lambda: [multimodel.table(scale)],
+        "multimodel_peers": lambda: [multimodel.beside(scale)],
         "asynchronous": lambda: [asynchronous.table(scale)],
         "transform": lambda: [transform.table(scale)],
         "footprint": lambda: [footprint.table(scale)],
