@@ -41,6 +41,7 @@ SUBJECTS = (
     "create",
     "uploads",
     "multimodel",
+    "multimodel_peers",
     "asynchronous",
     "transform",
     "footprint",
