@@ -22,6 +22,7 @@ import artifacts
 import load
 import machine
 import stand
+from peers import many
 from report import Table, verdict
 from scale import Scale
 
@@ -150,6 +151,49 @@ def _resident(one: stand.Stand, scale: Scale) -> tuple[list[Calls], dict[str, fl
         "first_p99_ms": load.quantile(first.times_ms, 0.99),
         "warm_p99_ms": max(worst.p99_ms, load.quantile(warm_new.times_ms, 0.99)),
     }
+
+
+def beside(scale: Scale) -> Table:
+    """clary and servers that load models while they run, each pair with the same number of models."""
+    counts = {"mlserver": scale.models // 20, "mms": max(5, scale.models // 200)}
+    held = []
+    for name, count in counts.items():
+        with stand.running("--no-auth") as one:
+            machine.say(f"multimodel: clary, {count} models")
+            held.append(_held_by_clary(one, count))
+        held.append(many.measure(name, count))
+    return Table(
+        name="multimodel_peers",
+        title="Multi-model endpoints beside servers that load models while they run",
+        headers=many.HEADERS,
+        rows=[one.row() for one in held],
+        notes=[
+            "The logistic regression of 30 columns in variations. A first call is that of a model that is not loaded, "
+            "one after the other: of the peers a call that loads and one that predicts, of clary the one invocation.",
+            f"Warm calls: {many.CALLERS} callers, a connection a call, models at random. Memory: growth of the PSS of "
+            "all processes of the server (clary's worker) from the first model to the last, over their number.",
+            "Fewer models for multi-model-server, which starts a Python process for each. Nothing is pinned.",
+        ],
+        raw=[asdict(one) for one in held],
+    )
+
+
+def _held_by_clary(one: stand.Stand, count: int) -> many.Held:
+    """What `many.measure` tells of a peer."""
+    artifact = artifacts.sklearn_model("logistic")
+    files = [(f"{number}.tar.gz", _variation(number)) for number in range(count)]
+    found = _deployed(one, artifact, files, {})
+
+    def ask(target: str) -> float:
+        return one.ask_ok(found.request(target))
+
+    ask(found.targets[0])
+    workers = [worker["pid"] for worker in found.workers()]
+    before_mib = machine.pss_mib(workers)
+    firsts = sorted(ask(target) for target in found.targets[1:])
+    grown_mib = machine.pss_mib(workers) - before_mib
+    warm = many.warm_calls(found.targets, ask)
+    return many.Held("clary", count - 1, firsts, warm, grown_mib, len(workers))
 
 
 def _overcommitted(one: stand.Stand, scale: Scale) -> tuple[list[Calls], dict[str, float]]:

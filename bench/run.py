@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import asynchronous
 import batching
 import create
 import data_path
@@ -25,13 +26,26 @@ import machine
 import multimodel
 import peers.table
 import report
+import transform
 import uploads
 import wake
 from report import Table
 from scale import FULL, QUICK, Scale
 
 ROOT = Path(__file__).parent.parent
-SUBJECTS = ("data_path", "peers", "batching", "wake", "create", "uploads", "multimodel", "footprint")
+SUBJECTS = (
+    "data_path",
+    "peers",
+    "batching",
+    "wake",
+    "create",
+    "uploads",
+    "multimodel",
+    "multimodel_peers",
+    "asynchronous",
+    "transform",
+    "footprint",
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -68,6 +82,9 @@ def measured(name: str, given: argparse.Namespace, scale: Scale) -> list[Table]:
         "create": lambda: [create.table(scale)],
         "uploads": lambda: [uploads.table(scale)],
         "multimodel": lambda: [multimodel.table(scale)],
+        "multimodel_peers": lambda: [multimodel.beside(scale)],
+        "asynchronous": lambda: [asynchronous.table(scale)],
+        "transform": lambda: [transform.table(scale)],
         "footprint": lambda: [footprint.table(scale)],
     }
     machine.say(f"{name}: load average {machine.load_average()}")

@@ -158,10 +158,11 @@ class Stand:
         )
         return name
 
-    def endpoint(self, config: str) -> str:
-        """Creates an endpoint and waits until it is InService; its name."""
+    def endpoint(self, config: str, **tags: str) -> str:
+        """Creates an endpoint and waits until it is InService; its name. keep_alive_s is the tag clary:keep-alive-s."""
         name = f"e-{uuid.uuid4().hex[:10]}"
-        self.client("sagemaker").create_endpoint(EndpointName=name, EndpointConfigName=config)
+        given = [{"Key": f"clary:{key.replace('_', '-')}", "Value": value} for key, value in tags.items()]
+        self.client("sagemaker").create_endpoint(EndpointName=name, EndpointConfigName=config, Tags=given)
         state = machine.wait_until(lambda: self._settled(name), SETTLE_LIMIT_S, f"{name} to be InService", 0.05)
         if state["EndpointStatus"] != "InService":
             raise RuntimeError(f"{name} is {state['EndpointStatus']}: {state.get('FailureReason')}")

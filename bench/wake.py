@@ -106,7 +106,7 @@ class Sleeper:
         return self.one.ask_ok(self.request)
 
 
-def _interpreter(pid: int) -> str:
+def interpreter(pid: int) -> str:
     """The python of a worker's environment: the first word of its command line, not the base that it links to."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
 
@@ -255,7 +255,7 @@ def _plain_starts(sleeper: Sleeper, count: int) -> Iterator[float]:
     """A new interpreter of the same environment that imports, loads, predicts once and ends."""
     artifact = sleeper.artifact
     sleeper.wake_ms()
-    python = _interpreter(int(sleeper.one.workers(sleeper.name)[0]["pid"]))
+    python = interpreter(int(sleeper.one.workers(sleeper.name)[0]["pid"]))
     name, content = next(iter(artifact.files.items()))
     with tempfile.TemporaryDirectory(prefix="clary-bench-") as folder:
         file = Path(folder) / name

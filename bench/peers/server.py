@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +57,18 @@ def prepare(peer: Peer, environments: Environments) -> str:
 
 
 @contextmanager
-def running(peer: Peer, python: str, kind: str, batching: bool) -> Iterator[Server]:
-    """The peer serving one model. Raises: Unavailable when it does not answer in its time."""
+def running(
+    peer: Peer,
+    python: str,
+    kind: str,
+    batching: bool,
+    variables: Mapping[str, str] | None = None,
+    pinned: bool = True,
+) -> Iterator[Server]:
+    """The peer serving one model, on the servers' core when `pinned`.
+
+    Raises: Unavailable when it does not answer in its time.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="bench-"))
     port = free_ports(3)
     environ = {
@@ -70,8 +80,9 @@ def running(peer: Peer, python: str, kind: str, batching: bool) -> Iterator[Serv
         "BENCH_MODELS": str(Path(python).parent.parent / "bench-models"),
         "BENCH_SCRATCH": str(scratch),
         **dict(peer.variables),
+        **(variables or {}),
     }
-    core = machine.cores()[0]
+    cores = {machine.cores()[0]} if pinned else os.sched_getaffinity(0)
     with (scratch / "log").open("wb") as log:
         begun_s = time.perf_counter()
         process = subprocess.Popen(
@@ -82,7 +93,7 @@ def running(peer: Peer, python: str, kind: str, batching: bool) -> Iterator[Serv
             cwd=scratch,
             env=environ,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
     server = Server(port, process, scratch)
     try:

@@ -230,9 +230,9 @@ def _csv(rows: Any, one_line: bool) -> bytes:
         writer.writerows(rows.tolist() if rows.ndim == 2 else [[item] for item in rows.tolist()])
         return out.getvalue().encode()
     if rows.ndim == 1:
-        words = [str(item) for item in rows.tolist()]
+        words = list(map(repr, rows.tolist()))
         return (",".join(words) if one_line else "\n".join(words) + "\n").encode()
-    return "".join([",".join([str(item) for item in row]) + "\n" for row in rows.tolist()]).encode()
+    return "".join([",".join(map(repr, row)) + "\n" for row in rows.tolist()]).encode()
 
 
 def _plain(rows: Any) -> Any:

@@ -1,9 +1,10 @@
-"""CSV bodies to arrays: an exact fast path for numbers, and the csv module for everything else.
+"""CSV bodies to arrays: two exact fast paths for numbers, and the csv module for everything else.
 
-The fast path deletes every byte that a plain number may hold and looks at what is left: if that is the same run of
-commas on each line, the body is a numeric matrix without quotes, text or ragged rows, at the cost of one C call.
-Empty cells, words, quotes and malformed numbers fall through to the slow path, which knows lines and columns and so
-can say where a body is wrong. Both give the nearest double to the text (as Python's float does).
+The fast path of small bodies deletes every byte that a plain number may hold and looks at what is left: if that is the
+same run of commas on each line, the body is a numeric matrix without quotes, text or ragged rows, at the cost of one C
+call. Large ones go to numpy.loadtxt, which looks at all that by itself. Empty cells, words, quotes and malformed
+numbers fall through to the slow path, which knows lines and columns and so can say where a body is wrong. All three
+give the nearest double to the text (as Python's float does).
 
 Features only: text/csv carries no label at hosting, so `label_size` is read past, as AWS's hosting containers do.
 """
@@ -18,6 +19,8 @@ from .contract import BadRequest
 
 _NUMBER_BYTES = b"0123456789.+-eE \t"
 _SMALL_CELLS = 64  # up to here float() a cell beats numpy's parser call (1.5 against 1.8 us for four cells)
+_MANY_BYTES = 2048  # from here on loadtxt, at 40 ns a cell, has made up for its start of 4 us; fromstring takes 70
+_LOADTXT_IN_C = (1, 23)  # the numpy whose loadtxt is no Python any more
 _MISSING = frozenset(("", "nan", "NaN", "NAN", "null", "None", "NA", "N/A"))
 
 
@@ -27,6 +30,8 @@ def numbers(body: bytes) -> Any:
 
     if b"\r" in body:
         body = body.replace(b"\r\n", b"\n")
+    if len(body) >= _MANY_BYTES and tuple(map(int, np.__version__.split(".")[:2])) >= _LOADTXT_IN_C:
+        return _many_numbers(body)
     body = body.strip(b"\n")
     left = body.translate(None, _NUMBER_BYTES)
     end = left.find(b"\n")
@@ -51,6 +56,17 @@ def numbers(body: bytes) -> Any:
     if flat.size != cells:
         return None
     return flat.reshape(rows, columns)
+
+
+def _many_numbers(body: bytes) -> Any:
+    import numpy as np
+
+    if not body.isascii() or body.isspace():  # it reads Latin-1, where other bytes are blanks; and warns of no data
+        return None
+    try:
+        return np.loadtxt(io.BytesIO(body), delimiter=",", comments=None, ndmin=2)
+    except ValueError:
+        return None
 
 
 def parse(body: bytes, parameters: Dict[str, str]) -> Tuple[Any, Optional[List[str]]]:

@@ -24,6 +24,7 @@ from .batching import Batcher, Submits
 from .connection import Connection, Service
 from .contract import Handler, LoadError, Status
 from .handler import PredictorHandler
+from .listener import Listener
 from .spec import WorkerSpec
 from .triton import serving
 
@@ -120,8 +121,11 @@ async def _run(
         loop.add_signal_handler(number, leaving.set)
     listener.setblocking(False)
     options = {"sock": listener, "backlog": _BACKLOG}
-    if listener.family == socket.AF_UNIX:
-        if uvloop is None and sys.version_info >= (3, 13):
+    if listener.family == socket.AF_UNIX and uvloop is not None:
+        listener.listen(_BACKLOG)
+        server: Any = Listener(loop, listener, lambda: Connection(service))
+    elif listener.family == socket.AF_UNIX:
+        if sys.version_info >= (3, 13):
             options["cleanup_socket"] = False  # the path is the supervisor's
         server = await loop.create_unix_server(lambda: Connection(service), **options)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -209,6 +210,29 @@ def test_to_zero_and_back_by_the_backlog(work: Async, echo_files: dict[str, str]
     with pytest.raises(ClientError) as caught:
         scaling.deregister_scalable_target(**target)
     assert caught.value.response["Error"]["Code"] == "ObjectNotFoundException"
+
+
+def test_without_signatures_a_body_is_taken_as_with_them(
+    start_clary: Callable[..., Clary], echo_files: dict[str, str]
+) -> None:
+    unsigned = Async(start_clary("--no-auth", CLARY_ASYNC_QUEUE_LIMIT="1"))
+    model = unsigned.clary.model(unsigned.clary.upload(dict(echo_files)), "clary/sklearn")
+    name = unsigned.clary.endpoint(unsigned.config(model, concurrent=1))
+    connection = http.client.HTTPConnection("127.0.0.1", unsigned.clary.port, timeout=30)
+
+    def post(body: bytes) -> tuple[int, str]:
+        headers = {"X-Amzn-SageMaker-Content-Type": "text/plain"}
+        connection.request("POST", f"/endpoints/{name}/async-invocations", body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.headers.get("X-Amzn-SageMaker-OutputLocation", "")
+
+    status, output = post(b"sleep 2")
+    assert status == 202
+    assert post(b"one more")[0] == 503
+    assert unsigned.outcome(output)[0] == b"sleep 2"
+    connection.close()
+    unsigned.clary.down()
 
 
 def test_a_full_queue_says_so_before_it_reads_a_body(

@@ -120,10 +120,12 @@ class Gateway:
             request = _with_body(head, await read_whole(receive))
         call = route(request, signing_name)
         signing = call.operation.service.signing_name
-        if call.operation.has_streaming_input and request is head:
+        if call.operation.has_streaming_input and call.service == "s3":
             authenticated = self._authentication.check(request, signing)
             return call, request, authenticated, _stream(request, authenticated, receive)
         if request is head:
+            if call.service != "s3":
+                self._at_the_door(head)
             request = _with_body(head, await read_whole(receive))
             call = route(request, signing_name)
         authenticated = self._authentication.check(request, signing)

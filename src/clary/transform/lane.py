@@ -1,8 +1,9 @@
 """One instance's share of the objects: read, cut, asked for on a few threads, written in order.
 
-The lane's own thread reads and writes; the requests wait on a pool as large as the instance's concurrency. Between
-them stands a window of batches in the order of the input, bounded in number, and in bytes together with all other
-lanes. A new object begins while the last one's batches are still being computed.
+The lane's own thread reads and writes; the requests wait on a pool of a thread more than the instance's concurrency,
+which is how many of them ask at once. Between them stands a window of batches in the order of the input, bounded in
+number, and in bytes together with all other lanes. A new object begins while the last one's batches are still being
+computed.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ class Lane(threading.Thread):
                 continue
             if requests is None:
                 requests = self._settled()
-                pool = ThreadPoolExecutor(requests.concurrent, thread_name_prefix=f"requests-{self._number}")
+                self._asker.seat(requests.concurrent)
+                pool = ThreadPoolExecutor(requests.concurrent + 1, thread_name_prefix=f"requests-{self._number}")
                 splitter = _splitter(self._order.handling, requests)
             if not requests.payload_bytes and not requests.single:
                 self._stream(one)

@@ -2,15 +2,20 @@
 
 A refusal names the object and, where records are lines, the line: the batch is halved until the record that the
 model refuses stands alone.
+
+Seats are how many requests may be at the instance at once. There is a thread more than seats: while a worker computes,
+the next batch is made ready, so that the worker is asked again the moment it has answered.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clary.domain.containers import ATTRIBUTES, Headers, handed_on, headers_for
@@ -47,8 +52,16 @@ class Said(Answer):
     container: str = ""
 
 
+@dataclass(slots=True)
+class Seat:
+    """The right to one request at a time, and its connections by worker; the number chooses among the workers."""
+
+    number: int
+    connections: dict[str, Connection] = field(default_factory=dict)
+
+
 class Asker:
-    """Asks the workers of one instance. Used by several threads, each with connections of its own."""
+    """Asks the workers of one instance. Used by several threads; those that ask at once have a seat each."""
 
     def __init__(
         self,
@@ -63,19 +76,26 @@ class Asker:
         self._handling = handling
         self._processing = processing
         self._start_timeout_s = start_timeout_s
-        self._threads = threading.local()
-        self._seats = iter(range(1 << 30))
+        self._threads = threading.local()  # `seat` of the thread that asks
+        self._free: queue.LifoQueue[Seat] = queue.LifoQueue()
+        self._free.put(Seat(0))
         named = (("content-type", handling.content_type), ("accept", handling.accept))
         self._headers = [(name, value) for name, value in named if value]
 
     def parameters(self) -> bytes | None:
         """The (first) container's answer to GET /execution-parameters; None when it gives none. Raises: Refused."""
-        worker = self._worker(0)
-        try:
-            answer = self._connection(worker).request("GET", "/execution-parameters", (), b"", PARAMETERS_LIMIT_S)
-        except (Lost, TimedOut, Misanswered):
-            return None
-        return answer.body if answer.status == 200 else None
+        with self._seated():
+            worker = self._worker(0)
+            try:
+                answer = self._connection(worker).request("GET", "/execution-parameters", (), b"", PARAMETERS_LIMIT_S)
+            except (Lost, TimedOut, Misanswered):
+                return None
+            return answer.body if answer.status == 200 else None
+
+    def seat(self, count: int) -> None:
+        """So many requests may be at the instance at once, one until this is called."""
+        for number in range(1, count):
+            self._free.put(Seat(number))
 
     def output_of(self, batch: Batch, splitter: Splitter) -> bytes:
         """What is written for a batch. Raises: Refused."""
@@ -85,9 +105,10 @@ class Asker:
                 body = splitter.payload(batch.raw)
             else:
                 records, body = self._processing.before(splitter.records(batch.raw))
-            if splitter.split is SplitType.LINE and not body.strip():
+            if splitter.split is SplitType.LINE and (not body or body.isspace()):
                 return b""  # blank lines are no records
-            answer = self._ask(body, batch, splitter)
+            with self._seated():
+                answer = self._ask(body, batch, splitter)
             found = answer.body if self._processing is None else self._processing.after(records, answer.body)
         except CannotProcess as error:
             raise Refused(f"{self._place(batch, splitter, error.record)}: {error}") from error
@@ -102,13 +123,23 @@ class Asker:
             with into.open("wb") as file:
                 return self._once(body, file.write)
 
-        answer = self._with_retries(once, of.uri)
+        with self._seated():
+            answer = self._with_retries(once, of.uri)
         if not 200 <= answer.status < 300:
             raise Refused(f"{of.uri}: {_told(answer)}")
         if self._handling.assemble_lines:
             with into.open("rb+") as file:
                 if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
                     file.write(b"\n")
+
+    @contextmanager
+    def _seated(self) -> Iterator[None]:
+        """With a seat of this thread's own; it waits for one, which every request frees at its deadline."""
+        seat = self._threads.seat = self._free.get()
+        try:
+            yield
+        finally:
+            self._free.put(seat)
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -175,16 +206,15 @@ class Asker:
             raise
 
     def _worker(self, place: int) -> Worker:
-        if not hasattr(self._threads, "seat"):
-            self._threads.seat = next(self._seats)
-            self._threads.connections = {}
-        worker = self._workers.pick(place, self._instance, self._threads.seat, self._start_timeout_s)
+        seat: Seat = self._threads.seat
+        worker = self._workers.pick(place, self._instance, seat.number, self._start_timeout_s)
         if worker is None:
             raise Refused(f"no worker of instance {self._instance} was ready within {self._start_timeout_s:g} s")
         return worker
 
     def _connection(self, worker: Worker) -> Connection:
-        held: dict[str, Connection] = self._threads.connections
+        seat: Seat = self._threads.seat
+        held = seat.connections
         if worker.id not in held:
             if len(held) >= CONNECTIONS_KEPT:  # of workers that are long gone
                 for old in held.values():

@@ -32,8 +32,9 @@ def same(found: Any, expected: Any) -> bool:
 
 
 @settings(max_examples=60, deadline=None)
-@given(TABLES, st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_csv_numbers_are_read_exactly(table: list[list[float]], end: str, ended: bool) -> None:
+@given(TABLES, st.sampled_from([1, 300]), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_csv_numbers_are_read_exactly(table: list[list[float]], times: int, end: str, ended: bool) -> None:
+    table = table * times  # large bodies go through another parser than few
     body = end.join(",".join(repr(cell) for cell in row) for row in table) + (end if ended else "")
     fast = csvtext.numbers(body.encode())
     assert fast is not None
@@ -62,6 +63,16 @@ def test_csv_cells_keep_their_meaning(body: bytes, rows: list[list[Any]]) -> Non
     found, names = csvtext.parse(body, {})
     assert names is None
     assert same(found, np.array(rows, dtype=found.dtype))
+    many, _ = csvtext.parse((body.removeprefix(b"\xef\xbb\xbf").rstrip(b"\n") + b"\n") * 900, {})
+    assert same(many[: len(rows)], found)
+    assert many.shape == (900 * len(rows), *found.shape[1:])
+
+
+@pytest.mark.parametrize("bad", [b"1 2", b"1e", b"--1", b"1.2.3", b"e5", b"-", b"1-2"])
+def test_a_malformed_number_among_many_stays_a_text(bad: bytes) -> None:
+    found, _ = csvtext.parse(b"1,2\n" * 999 + bad + b",2\n", {})
+    assert found.dtype == object
+    assert found[-1].tolist() == [bad.decode(), 2.0]
 
 
 def test_csv_headers_are_names_only_when_told() -> None:
@@ -76,8 +87,11 @@ def test_csv_headers_are_names_only_when_told() -> None:
         (b"1,2\n3\n4,5", "line 2 has 1 columns, line 1 has 2"),
         (b"1,2\n3,4,5", "line 2 has 3 columns"),
         (b"1,2,3\n4\n5,6", "line 2 has 1 columns, line 1 has 3"),
+        (b"1,2\n" * 999 + b"3\n", "line 1000 has 1 columns, line 1 has 2"),
         (b"\n\n", "holds no row"),
+        (b"\n" * 9999, "holds no row"),
         (b"a,\xff", "not UTF-8 text: byte 2"),
+        (b"1,2\n" * 999 + b"3,\xa04\n", "not UTF-8 text: byte 3998"),
     ],
 )
 def test_csv_that_is_wrong_names_the_line(body: bytes, words: str) -> None:
