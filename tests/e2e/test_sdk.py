@@ -24,9 +24,12 @@ STORIES = {
     "sdk2_xgboost.py": ("sdk2", ("script_mode", "us-east-1", "ap-northeast-1")),
     "sdk2_transform.py": ("sdk2", ("transformer", "joined")),
     "sdk2_multimodel.py": ("sdk2", ("pickled", "scripted")),
-    "sdk2_pipeline.py": ("sdk2", ("pipeline",)),
+    "sdk2_pipeline.py": ("sdk2", ("pipeline", "direct")),
     "sdk2_ways.py": ("sdk2", ("asynchronous", "captured", "streamed", "components")),
     "sdk3.py": ("sdk3", ("core_resources", "serverless", "model_builder")),
+    "sdk3_ways.py": ("sdk3", ("asynchronous", "variants", "streamed")),
+    "sdk3_many.py": ("sdk3", ("multimodel", "containers", "components")),
+    "sdk3_builder.py": ("sdk3", ("asynchronous", "captured", "pipeline", "components")),
     "sdk3_transform.py": ("sdk3", ("transform_job", "transformer")),
 }
 LIMIT_S = 280

@@ -68,18 +68,33 @@ def right(told):
 
 
 def asynchronous(session, role, folder):
+    """Results waited for and asked for later; then the variant may scale to zero, does, and is back for a request."""
     bucket = session.default_bucket()
     predictor = model(session, role, folder, "async").deploy(
         1,
         KIND,
+        endpoint_name=f"async-{RUN}",
         serializer=CSVSerializer(),
         deserializer=CSVDeserializer(),
         async_inference_config=AsyncInferenceConfig(output_path=f"s3://{bucket}/ways-{RUN}/out"),
+        tags=[{"Key": "clary:keep-alive-s", "Value": "0.5"}],
     )
     waiting = WaiterConfig(max_attempts=60, delay=1)
     assert right(predictor.predict(ROWS, waiter_config=waiting))
     later = [predictor.predict_async(ROWS) for _ in range(3)]
     assert all(right(one.get_result(waiting)) for one in later)
+    session.boto_session.client("application-autoscaling").register_scalable_target(
+        ServiceNamespace="sagemaker",
+        ResourceId=f"endpoint/async-{RUN}/variant/AllTraffic",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MinCapacity=0,
+        MaxCapacity=2,
+    )
+    deadline = time.monotonic() + 120
+    while (told := session.describe_endpoint(f"async-{RUN}"))["ProductionVariants"][0]["CurrentInstanceCount"]:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
+    assert right(predictor.predict(ROWS, waiter_config=waiting))
     predictor.delete_endpoint()
 
 
