@@ -1,8 +1,10 @@
 """SageMaker Python SDK v3, what ModelBuilder deploys beside a real-time endpoint: asynchronous, captured,
-a pipeline, inference components one by one and as a list, a batch transform."""
+scripted, a pipeline, inference components one by one and as a list, a batch transform."""
 
 import json
 import os
+import tempfile
+from pathlib import Path
 
 from iris_models import (
     EXPECTED,
@@ -11,7 +13,6 @@ from iris_models import (
     ROLE,
     RUN,
     TEXT,
-    archive,
     captured_first,
     content,
     gone,
@@ -23,14 +24,14 @@ from iris_models import (
 from sagemaker.core.helper.session_helper import Session
 from sagemaker.core.inference_config import AsyncInferenceConfig, ResourceRequirements
 from sagemaker.core.model_monitor.data_capture_config import DataCaptureConfig
-from sagemaker.core.resources import Endpoint, InferenceComponent, Model
-from sagemaker.core.shapes import ContainerDefinition
+from sagemaker.core.resources import Endpoint, InferenceComponent
+from sagemaker.core.training.configs import SourceCode
 from sagemaker.serve.batch_inference.batch_transform_inference_config import BatchTransformInferenceConfig
 from sagemaker.serve.model_builder import ModelBuilder
 
 NEEDS = ResourceRequirements(requests={"num_cpus": 0.5, "memory": 512, "copies": 1})
 AS_CSV = {"body": TEXT, "content_type": "text/csv", "accept": "text/csv"}
-VOTES = b"""
+NAMES = b"""
 import json
 
 
@@ -39,11 +40,11 @@ def model_fn(model_dir):
 
 
 def input_fn(body, content_type):
-    return [[int(float(word)), 0] for word in body.split()]
+    return [int(float(word)) for word in body.split()]
 
 
 def predict_fn(data, model):
-    return [("setosa", "versicolor", "virginica")[label] for label, _ in data]
+    return [("setosa", "versicolor", "virginica")[label] for label in data]
 
 
 def output_fn(prediction, accept):
@@ -51,7 +52,7 @@ def output_fn(prediction, accept):
 """
 
 
-def builder(session, number):
+def builder(session, number, **more):
     return ModelBuilder(
         image_uri=IMAGE,
         s3_model_data_url=uploaded(session, number),
@@ -59,6 +60,7 @@ def builder(session, number):
         sagemaker_session=session,
         model_path=f"{os.environ['HOME']}/built",  # its default, in /tmp, belongs to the first user who builds
         instance_type=KIND,
+        **more,
     )
 
 
@@ -91,16 +93,12 @@ def captured(session):
 
 
 def pipeline(session):
-    """A list of models becomes one with their containers in a row; the same model transforms a file."""
+    """A model and a script with its model become one, their containers in a row; the same one transforms a file."""
     first = model(session, "b-labels", 0)
-    second = Model.create(
-        model_name=f"b-votes-{RUN}",
-        primary_container=ContainerDefinition(
-            image=IMAGE,
-            model_data_url=put(session, f"b-votes-{RUN}/model.tar.gz", archive({"code/inference.py": VOTES})),
-        ),
-        execution_role_arn=ROLE,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "inference.py").write_bytes(NAMES)
+        scripted = builder(session, 1, source_code=SourceCode(source_dir=folder, entry_script="inference.py"))
+        second = scripted.build(model_name=f"b-names-{RUN}")
     both = ModelBuilder(model=[first, second], role_arn=ROLE, sagemaker_session=session, instance_type=KIND)
     chained = both.build(model_name=f"b-pipeline-{RUN}")
     assert len(chained.containers) == 2
