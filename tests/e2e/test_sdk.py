@@ -21,7 +21,8 @@ from conftest import Clary
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "scripts"
 STORIES = {  # those that wait longest go first
-    "sdk2_ways.py": ("sdk2", ("asynchronous", "captured", "streamed", "components")),
+    "sdk2_ways.py": ("sdk2", ("asynchronous", "captured", "streamed")),
+    "sdk2_components.py": ("sdk2", ("components",)),
     "sdk2_sklearn.py": ("sdk2", ("pickled", "script_mode", "serverless")),
     "sdk2_xgboost.py": ("sdk2", ("script_mode", "us-east-1", "ap-northeast-1")),
     "sdk2_transform.py": ("sdk2", ("transformer", "joined")),
