@@ -1,4 +1,7 @@
-"""SageMaker Python SDK v2, PipelineModel: a scaler in a script, XGBoost behind it; deployed, asked, transformed."""
+"""SageMaker Python SDK v2, PipelineModel: a scaler in a script, XGBoost behind it; deployed, asked, transformed.
+
+And the same two containers in direct mode, each asked by its host name.
+"""
 
 import os
 import tarfile
@@ -109,14 +112,42 @@ def pipeline(session, role, folder):
     lines = sagemaker.s3.S3Downloader.read_file(uri, sagemaker_session=session).split()
     np.testing.assert_allclose([float(line) for line in lines], expected, rtol=1e-6)
     predictor.delete_endpoint()
-    model.delete_model()
+    return model, rows, expected
+
+
+def direct(session, role, model, rows, expected):
+    """The pipeline's containers, each by its host name.
+
+    (The SDK makes the definitions and the endpoint. The mode only boto3 can set: Session.create_model has no argument.)
+    """
+    containers = model.pipeline_container_def("ml.m5.large")
+    for container, host in zip(containers, ("scaler", "booster"), strict=True):
+        container["ContainerHostname"] = host
+    session.sagemaker_client.create_model(
+        ModelName=f"direct-{RUN}",
+        ExecutionRoleArn=role,
+        Containers=containers,
+        InferenceExecutionConfig={"Mode": "Direct"},
+    )
+    variant = sagemaker.production_variant(f"direct-{RUN}", "ml.m5.large", 1)
+    session.endpoint_from_production_variants(f"direct-{RUN}", [variant])
+    predictor = Predictor(f"direct-{RUN}", session, serializer=CSVSerializer(), deserializer=CSVDeserializer())
+    scaled = predictor.predict(rows[:60], initial_args={"TargetContainerHostname": "scaler"})
+    found = predictor.predict(scaled, initial_args={"TargetContainerHostname": "booster"})
+    np.testing.assert_allclose(numbers(found), expected[:60], rtol=1e-6)
+    predictor.delete_model()
+    predictor.delete_endpoint()
 
 
 def main():
     session = sagemaker.Session()
+    role = os.environ["SAGEMAKER_ROLE"]
     with tempfile.TemporaryDirectory() as folder:
-        pipeline(session, os.environ["SAGEMAKER_ROLE"], Path(folder))
-    print("pipeline: done", flush=True)
+        model, *known = pipeline(session, role, Path(folder))
+        print("pipeline: done", flush=True)
+        direct(session, role, model, *known)
+        print("direct: done", flush=True)
+    model.delete_model()
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def pickled(session, role, rows, labels, folder):
 
 
 def serverless(session, role, rows, labels, folder):
-    """ServerlessInferenceConfig in a session of the role itself, as a notebook instance has it."""
+    """ServerlessInferenceConfig, one worker provisioned, in a session of the role itself as a notebook has it."""
     lent = session.boto_session.client("sts").assume_role(RoleArn=role, RoleSessionName="notebook")["Credentials"]
     session = sagemaker.Session(
         boto3.Session(lent["AccessKeyId"], lent["SecretAccessKey"], lent["SessionToken"], session.boto_region_name)
@@ -178,13 +178,17 @@ def serverless(session, role, rows, labels, folder):
         predictor_cls=Predictor,
     )
     predictor = model.deploy(
-        serverless_inference_config=ServerlessInferenceConfig(memory_size_in_mb=2048, max_concurrency=3),
+        serverless_inference_config=ServerlessInferenceConfig(
+            memory_size_in_mb=2048, max_concurrency=3, provisioned_concurrency=1
+        ),
         endpoint_name=f"serverless-{RUN}",
         serializer=CSVSerializer(),
         deserializer=CSVDeserializer(),
     )
     found = [float(x) for row in predictor.predict(rows[:20]) for x in row]
     assert found == fitted.predict(rows[:20]).astype(float).tolist()
+    described = session.sagemaker_client.describe_endpoint(EndpointName=f"serverless-{RUN}")
+    assert described["ProductionVariants"][0]["CurrentServerlessConfig"]["ProvisionedConcurrency"] == 1
     predictor.delete_endpoint()
     model.delete_model()
 

@@ -1,4 +1,4 @@
-"""SageMaker Python SDK v2, the other ways to infer: asynchronous, captured, streamed, by inference components."""
+"""SageMaker Python SDK v2, the other ways to infer: asynchronous, captured, streamed."""
 
 import json
 import os
@@ -13,9 +13,7 @@ import numpy as np
 import sagemaker
 import sklearn
 from sagemaker.async_inference import AsyncInferenceConfig, WaiterConfig
-from sagemaker.compute_resource_requirements.resource_requirements import ResourceRequirements
 from sagemaker.deserializers import CSVDeserializer
-from sagemaker.enums import EndpointType
 from sagemaker.model import Model
 from sagemaker.model_monitor import DataCaptureConfig
 from sagemaker.predictor import Predictor
@@ -68,18 +66,33 @@ def right(told):
 
 
 def asynchronous(session, role, folder):
+    """Results waited for and asked for later; then the variant may scale to zero, does, and is back for a request."""
     bucket = session.default_bucket()
     predictor = model(session, role, folder, "async").deploy(
         1,
         KIND,
+        endpoint_name=f"async-{RUN}",
         serializer=CSVSerializer(),
         deserializer=CSVDeserializer(),
         async_inference_config=AsyncInferenceConfig(output_path=f"s3://{bucket}/ways-{RUN}/out"),
+        tags=[{"Key": "clary:keep-alive-s", "Value": "0.5"}],
     )
     waiting = WaiterConfig(max_attempts=60, delay=1)
     assert right(predictor.predict(ROWS, waiter_config=waiting))
     later = [predictor.predict_async(ROWS) for _ in range(3)]
     assert all(right(one.get_result(waiting)) for one in later)
+    session.boto_session.client("application-autoscaling").register_scalable_target(
+        ServiceNamespace="sagemaker",
+        ResourceId=f"endpoint/async-{RUN}/variant/AllTraffic",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MinCapacity=0,
+        MaxCapacity=2,
+    )
+    deadline = time.monotonic() + 120
+    while (told := session.describe_endpoint(f"async-{RUN}"))["ProductionVariants"][0]["CurrentInstanceCount"]:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
+    assert right(predictor.predict(ROWS, waiter_config=waiting))
     predictor.delete_endpoint()
 
 
@@ -119,38 +132,9 @@ def streamed(session, role, folder):
     predictor.delete_endpoint()
 
 
-def components(session, role, folder):
-    """Two models on one endpoint, which the SDK makes with the first of them."""
-    endpoint = f"shared-{RUN}"
-    needs = ResourceRequirements(requests={"num_cpus": 0.5, "memory": 512, "copies": 1})
-    predictors = []
-    for number in range(2):
-        name = f"part-{number}-{RUN}"
-        one = model(session, role, folder, f"component-{number}")
-        predictors.append(
-            one.deploy(
-                1,
-                KIND,
-                endpoint_name=endpoint,
-                endpoint_type=EndpointType.INFERENCE_COMPONENT_BASED,
-                inference_component_name=name,
-                resources=needs,
-                serializer=CSVSerializer(),
-                deserializer=CSVDeserializer(),
-            )
-        )
-        assert predictors[-1].component_name == name
-    assert all(right(predictor.predict(ROWS)) for predictor in predictors)
-    (related, _) = predictors[0].list_related_models()
-    assert f"part-1-{RUN}" in str(related), related
-    for predictor in predictors:
-        predictor.delete_predictor(wait=False)
-    session.delete_endpoint(endpoint)
-
-
 def main():
     session = sagemaker.Session()
-    for story in (asynchronous, captured, streamed, components):
+    for story in (asynchronous, captured, streamed):
         with tempfile.TemporaryDirectory() as folder:
             story(session, os.environ["SAGEMAKER_ROLE"], Path(folder))
         print(f"{story.__name__}: done", flush=True)
