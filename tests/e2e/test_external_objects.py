@@ -158,13 +158,13 @@ def chunked(front: Clary, target: str, content: bytes, checksum: bytes, **more: 
         "PUT",
         variables["AWS_ENDPOINT_URL"] + target,
         headers={
-            "X-Amz-Content-SHA256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
             "X-Amz-Trailer": "x-amz-checksum-crc32",
             "X-Amz-Decoded-Content-Length": str(len(content)),
             "Content-Encoding": "aws-chunked",
             **more,
         },
     )
+    request.context["checksum"] = {"request_algorithm": {"in": "trailer"}}
     credentials = Credentials(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
     S3SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
     pieces = [content[at : at + 100_000] for at in range(0, len(content), 100_000)]

@@ -18,17 +18,20 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 
-from clary.domain.errors import AccessDenied, ClaryError, Unsupported
+from clary.domain.errors import AccessDenied, ClaryError
+from clary.domain.names import DEFAULT_REGION
 from clary.gateway.authentication import Authenticated
 from clary.gateway.body import ClientGone, StreamingBody
 from clary.gateway.external_connections import STALL_LIMIT_S, Body, ExternalConnections
 from clary.services.base import Members
 from clary.services.s3.actions import needed
 from clary.services.s3.errors import wire_error
+from clary.services.s3.intake import PUT_MAX_BYTES
 from clary.store.external.keys import KEYS_REFUSED, SETTING, KeyFile
 from clary.wire.catalog import Call
 from clary.wire.errors import WireError
 from clary.wire.http import Request, Response
+from clary.wire.s3_answers import NAMESPACE
 from clary.wire.s3_forwarding import Outgoing, chunk, last_chunk, outgoing, passed_back
 from clary.wire.sigv4 import PayloadMode
 from clary.wire.sigv4_signing import sign
@@ -60,21 +63,35 @@ class ExternalStore:
         """The store's answer. Raises: WireError, ClientGone."""
         try:
             self._admit(call.operation.name, authenticated, params)
+            if call.operation.name == "CreateBucket":
+                request = self._created_there(request, params)
             return await self._pass_on(authenticated, request, body)
         except ClaryError as error:
             raise wire_error(error) from error
 
     def _admit(self, operation: str, authenticated: Authenticated, params: Members) -> None:
         """Raises: AccessDenied, Unsupported, WireError."""
-        if {".", ".."} & set(str(params.get("Key", "")).split("/")):
-            # What stands in front of a store may resolve them, and so lead out of the bucket that was asked about.
-            raise Unsupported('A key with a part "." or ".."', "an external object store may take it for another one")
         for action, resource in needed(operation, params, authenticated.region):
             authenticated.authorize(action, resource)
         for member in ("ExpectedBucketOwner", "ExpectedSourceBucketOwner"):
             if params.get(member) not in (None, self._account):
                 message = f"Access Denied: buckets here belong to account {self._account}, not to {params[member]}"
                 raise WireError("AccessDenied", 403, message)
+
+    def _created_there(self, request: Request, params: Members) -> Request:
+        """CreateBucket with the store's region, the one it has, in the place of the client's."""
+        if set(params.get("CreateBucketConfiguration") or ()) - {"LocationConstraint"}:
+            return request
+        constraint = (
+            "" if self._region == DEFAULT_REGION else f"<LocationConstraint>{self._region}</LocationConstraint>"
+        )
+        document = f'<CreateBucketConfiguration xmlns="{NAMESPACE}">{constraint}</CreateBucketConfiguration>'
+        headers = tuple(
+            (name, value)
+            for name, value in request.headers
+            if name != b"content-md5" and not name.startswith((b"x-amz-checksum-", b"x-amz-sdk-checksum-"))
+        )
+        return Request(request.method, request.target, headers, document.encode() if constraint else b"")
 
     async def _pass_on(self, authenticated: Authenticated, request: Request, body: StreamingBody | None) -> Response:
         if body is None:
@@ -86,6 +103,10 @@ class ExternalStore:
         out = outgoing(request, authenticated.verdict)
         if body.length_bytes is None:
             raise WireError("MissingContentLength", 411, "You must provide the Content-Length HTTP header.")
+        if body.length_bytes > PUT_MAX_BYTES:
+            told = {"ProposedSize": body.length_bytes, "MaxSizeAllowed": PUT_MAX_BYTES}
+            message = "Your proposed upload exceeds the maximum allowed size; use a multipart upload"
+            raise WireError("EntityTooLarge", 400, message, told)
         if authenticated.verdict.payload is PayloadMode.SIGNED:
             body.claim_sha256()  # the store compares: the hash goes on under its own signature
         if body.length_bytes == 0 and not out.is_chunked:

@@ -29,7 +29,7 @@ from clary.store.object_reader import CHUNK_BYTES, FileStretch
 
 PART_BYTES = 16 * 1024 * 1024
 PARTS_MAX = 10_000  # S3 user guide, "Amazon S3 multipart upload limits"
-FETCH_TRIES = 5
+FETCH_TRIES = 5  # that bring nothing, one after the other
 FETCH_LIMIT_S = 3600.0
 CONTENT_ID = "clary-content-id"  # user metadata: who may have died after an upload finds out that it was done
 _SYSTEM = {
@@ -105,7 +105,9 @@ class ExternalObjects:
         info: ObjectInfo | None = None
         why = ""
         with _opened(path) as file:
-            for _ in range(FETCH_TRIES):
+            vain = replaced = 0
+            while vain < FETCH_TRIES and replaced < FETCH_TRIES:
+                came_bytes = file.tell()
                 more: dict[str, Any] = {}
                 if info is not None and file.tell():
                     more = {"Range": f"bytes={file.tell()}-", "IfMatch": f'"{info.etag}"'}
@@ -113,6 +115,7 @@ class ExternalObjects:
                     answer = self._client.call("get_object", bucket, key, **more)
                 except PreconditionFailed:
                     why = "it was replaced while it was fetched"
+                    replaced += 1
                     info = None
                     file.seek(0)
                     file.truncate()
@@ -123,10 +126,11 @@ class ExternalObjects:
                     _copy(answer["Body"], file, ends_s)
                 except BotoCoreError as error:
                     why = str(error)
-                    continue
-                if file.tell() == info.size_bytes:
-                    return info
-                why = f"{file.tell()} of {info.size_bytes} bytes came"
+                else:
+                    if file.tell() == info.size_bytes:
+                        return info
+                    why = f"{file.tell()} of {info.size_bytes} bytes came"
+                vain = vain + 1 if file.tell() == came_bytes else 0
         raise StoreFailed(f"fetching s3://{bucket}/{key} from the external object store {self._client.url}", detail=why)
 
 
