@@ -14,6 +14,7 @@ import subprocess
 import sys
 import urllib.request
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -179,8 +180,6 @@ def chunked(front: Clary, target: str, content: bytes, checksum: bytes, **more: 
 
 
 def crc32(content: bytes) -> bytes:
-    import zlib
-
     return base64.b64encode(zlib.crc32(content).to_bytes(4, "big"))
 
 
@@ -327,9 +326,8 @@ def test_models_of_a_multi_model_endpoint(front: Clary, s3: Any, bucket: str, ur
     front.delete(name)
 
 
-def test_asynchronous_inputs_and_outputs(
-    front: Clary, store: Clary, s3: Any, bucket: str, uri: str, forest: Any
-) -> None:
+def asynchronous(front: Clary, uri: str, bucket: str) -> str:
+    """An asynchronous endpoint."""
     config = f"c-{uuid.uuid4().hex[:10]}"
     front.client("sagemaker").create_endpoint_config(
         EndpointConfigName=config,
@@ -338,7 +336,39 @@ def test_asynchronous_inputs_and_outputs(
             "OutputConfig": {"S3OutputPath": f"s3://{bucket}/out", "S3FailurePath": f"s3://{bucket}/bad"}
         },
     )
-    name = front.endpoint(config)
+    return front.endpoint(config)
+
+
+def transform(front: Clary, model: str, bucket: str) -> str:
+    """A transform job from in/ to results/."""
+    job = f"t-{uuid.uuid4().hex[:10]}"
+    front.client("sagemaker").create_transform_job(
+        TransformJobName=job,
+        ModelName=model,
+        TransformInput={
+            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/in/"}},
+            "ContentType": "text/csv",
+            "SplitType": "Line",
+        },
+        TransformOutput={"S3OutputPath": f"s3://{bucket}/results", "AssembleWith": "Line", "Accept": "text/csv"},
+        TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+    )
+    return job
+
+
+def ended(front: Clary, job: str) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        told: dict[str, Any] = front.client("sagemaker").describe_transform_job(TransformJobName=job)
+        return told if told["TransformJobStatus"] in ("Completed", "Failed", "Stopped") else None
+
+    found: dict[str, Any] = wait_for(look, 120, f"the end of {job}")
+    return found
+
+
+def test_asynchronous_inputs_and_outputs(
+    front: Clary, store: Clary, s3: Any, bucket: str, uri: str, forest: Trained
+) -> None:
+    name = asynchronous(front, uri, bucket)
     runtime = front.client("sagemaker-runtime")
     s3.put_object(Bucket=bucket, Key="in", Body=forest.csv(50), ContentType="text/csv")
     good = runtime.invoke_endpoint_async(EndpointName=name, InputLocation=f"s3://{bucket}/in", Accept="text/csv")
@@ -363,28 +393,10 @@ def test_asynchronous_inputs_and_outputs(
 def test_a_batch_transform_job(front: Clary, s3: Any, bucket: str, uri: str, forest: Trained) -> None:
     for number in range(3):
         s3.put_object(Bucket=bucket, Key=f"in/{number}.csv", Body=forest.csv(10 + number))
-    job = f"t-{uuid.uuid4().hex[:10]}"
-    sagemaker = front.client("sagemaker")
-    sagemaker.create_transform_job(
-        TransformJobName=job,
-        ModelName=front.model(uri, "clary/sklearn"),
-        TransformInput={
-            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{bucket}/in/"}},
-            "ContentType": "text/csv",
-            "SplitType": "Line",
-        },
-        TransformOutput={"S3OutputPath": f"s3://{bucket}/out", "AssembleWith": "Line", "Accept": "text/csv"},
-        TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
-    )
-
-    def ended() -> dict[str, Any] | None:
-        told: dict[str, Any] = sagemaker.describe_transform_job(TransformJobName=job)
-        return told if told["TransformJobStatus"] in ("Completed", "Failed", "Stopped") else None
-
-    told = wait_for(ended, 120, "the end of the job")
+    told = ended(front, transform(front, front.model(uri, "clary/sklearn"), bucket))
     assert told["TransformJobStatus"] == "Completed", told
     for number in range(3):
-        found = s3.get_object(Bucket=bucket, Key=f"out/{number}.csv.out")["Body"].read()
+        found = s3.get_object(Bucket=bucket, Key=f"results/{number}.csv.out")["Body"].read()
         assert predictions(found) == [float(v) for v in forest.estimator.predict(forest.rows[: 10 + number])]
 
 
@@ -483,24 +495,43 @@ def test_wrong_keys_are_told_and_may_be_replaced(
 
 
 def test_a_lost_store_fails_what_needs_it_and_nothing_else(
-    front: Clary, store: Clary, endpoint: str, uri: str, forest: Trained
+    front: Clary, store: Clary, s3: Any, bucket: str, endpoint: str, uri: str, forest: Trained
 ) -> None:
     url = store.environment()["AWS_ENDPOINT_URL"]
     config = front.config(instance(front.model(uri, "clary/sklearn")))
+    patient = asynchronous(front, uri, bucket)
+    s3.put_object(Bucket=bucket, Key="in/a.csv", Body=forest.csv(5), ContentType="text/csv")
+    model = front.client("sagemaker").describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]
+    expected = [float(value) for value in forest.estimator.predict(forest.rows[:5])]
     store.down()
     try:
-        told = refused("ServiceUnavailable", lambda: front.client("s3").list_buckets())
+        told = refused("ServiceUnavailable", s3.list_buckets)
         assert url in told
+        told = refused("ServiceUnavailable", lambda: front.model(f"s3://{bucket}/model.tar.gz", "clary/sklearn"))
+        assert url in told
+        assert predictions(front.invoke(endpoint, forest.csv(5), Accept="text/csv")) == expected
+        accepted = front.client("sagemaker-runtime").invoke_endpoint_async(
+            EndpointName=patient, InputLocation=f"s3://{bucket}/in/a.csv", Accept="text/csv"
+        )
         name = front.endpoint(config, wait=False)
         state = front.settled(name)
         assert state["EndpointStatus"] == "Failed", state
         assert url in state["FailureReason"]
-        expected = [float(value) for value in forest.estimator.predict(forest.rows[:5])]
-        assert predictions(front.invoke(endpoint, forest.csv(5), Accept="text/csv")) == expected
         shown = json.loads(front.run("status", "--json").stdout)["object_store"]
         assert (shown["state"], url in shown["detail"]) == ("missing", True)
+        job = transform(front, model["ModelName"], bucket)
+
+        def says_why() -> bool:
+            jobs = {one["job"]: one for one in json.loads(front.run("jobs", "--json").stdout)}
+            return url in jobs[job]["progress"]
+
+        wait_for(says_why, 60, "the job to say what it waits for")
     finally:
         store.up()
-    front.client("s3").list_buckets()
+    assert ended(front, job)["TransformJobStatus"] == "Completed"
+    assert predictions(s3.get_object(Bucket=bucket, Key="results/a.csv.out")["Body"].read()) == expected
+    key = accepted["OutputLocation"].removeprefix(f"s3://{bucket}/")
+    wait_for(lambda: "Contents" in s3.list_objects_v2(Bucket=bucket, Prefix=key), 60, "what was accepted meanwhile")
+    assert predictions(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) == expected
     again = front.endpoint(config)
     assert predictions(front.invoke(again, forest.csv(5), Accept="text/csv")) == expected

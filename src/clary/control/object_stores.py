@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from clary.gateway.external_store import ExternalStore
@@ -14,6 +15,8 @@ from clary.settings import Settings
 from clary.store.external.keys import KeyFile
 from clary.store.objects import ObjectStore
 from clary.store.objects_port import Objects
+
+WAITING_THREADS = 64
 
 
 class ObjectStores:
@@ -37,13 +40,15 @@ class ObjectStores:
         key_file = KeyFile(layout.data, settings.s3_credentials_file)
         self.objects = ExternalObjects(ExternalClient(url, region, key_file), layout.fetched)
         self.external = ExternalStore(url, region, key_file, settings.account, now)
-        self._look = Probe(ExternalClient(url, region, key_file, tries=1, read_s=5.0)).look
+        self._probe = Probe(ExternalClient(url, region, key_file, tries=1, read_s=5.0))
+        # asyncio's own few threads would all soon wait for a store that is lost, and everything else for them.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITING_THREADS, "control"))
 
     async def look(self) -> dict[str, str]:
         """{"state": "ok", "note" or "missing", "detail": which store, and whether it answers}."""
         if self.external is None:
             return {"state": "ok", "detail": f"our own, {self._layout.objects}"}
-        state, detail = await asyncio.to_thread(self._look)
+        state, detail = await asyncio.to_thread(self._probe.look)
         return {"state": state, "detail": detail}
 
     def close(self) -> None:
@@ -51,4 +56,5 @@ class ObjectStores:
             self.s3.close()
         if self.external is not None:
             self.external.close()
+            self._probe.close()
         self.objects.close()

@@ -274,6 +274,10 @@ class TransformController:
                     await asyncio.to_thread(self._objects.capture, job.record.name, job.desired, began, folder)
                 except NotFound:
                     return await self._end(job, TransformJobStatus.FAILED, CAPTURE_GONE)
+                except AccessDenied as error:
+                    return await self._end(job, TransformJobStatus.FAILED, f"ClientError: {error}")
+                except StoreFailed as error:
+                    return await self._wait_for_objects(job, error)
             if not failed:
                 return await self._end(job, TransformJobStatus.COMPLETED, "")
             return await self._end(job, TransformJobStatus.FAILED, _reason(failed, job.observed.objects))

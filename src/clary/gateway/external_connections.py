@@ -1,8 +1,8 @@
 """HTTP/1.1 connections to the external store: asyncio for the bytes, h11 for the framing, deadlines everywhere.
 
 A request whose body streams asks for "100 Continue" first and watches for an answer while it sends, so that a refusal
-comes before gigabytes do. Connections are kept for the next request; one that the other side has closed meanwhile
-costs a request whose body is here a second try, and is not used for one whose body streams. At most `CONNECTIONS`
+comes before gigabytes do. Connections are kept for the next request that may be sent a second time, should the other
+side have closed one meanwhile; a POST, or a body that streams, gets a fresh one. At most `CONNECTIONS`
 requests are under way: the next ones wait, a while.
 """
 
@@ -90,7 +90,8 @@ class ExternalConnections:
 
     async def _ask(self, method: str, target: bytes, headers: Headers, body: Body) -> Answer:
         while True:
-            connection = self._kept() if isinstance(body, bytes) else None
+            # What may be sent twice may meet a connection that the other side is just closing.
+            connection = self._kept() if isinstance(body, bytes) and method != "POST" else None
             is_fresh = connection is None
             if connection is None:
                 connection = await self._connect()

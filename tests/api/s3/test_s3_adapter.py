@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,15 +174,15 @@ class Cutting:
                 client, _ = self._socket.accept()
             except OSError:
                 return
-            with client, socket.create_connection(("127.0.0.1", self._target)) as store:
+            with client, socket.create_connection(("127.0.0.1", self._target)) as store, suppress(OSError):
                 threading.Thread(target=self._copy, args=(client, store), daemon=True).start()
                 left = self._budget
                 while left > 0 and (data := store.recv(min(65536, left))):
                     client.sendall(data)
                     left -= len(data)
                 self.cuts += 1
-                client.shutdown(socket.SHUT_RDWR)
                 self._between()
+                client.shutdown(socket.SHUT_RDWR)
 
     def _copy(self, source: socket.socket, target: socket.socket) -> None:
         try:

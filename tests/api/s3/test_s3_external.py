@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class Mute:
                 client, _ = self._socket.accept()
             except OSError:
                 return
-            with client:
+            with client, suppress(OSError):  # who asked may have left
                 client.recv(65536)
                 client.sendall(self._says)
 

@@ -277,6 +277,10 @@ class Probe:
                 return ("missing" if isinstance(error, StoreFailed) else "note"), str(error)
         return "ok", f"external, {self._client.url}: it answers, {count} buckets"
 
+    def close(self) -> None:
+        """Twice is fine."""
+        self._client.close()
+
 
 def _opened(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w+b")
