@@ -115,6 +115,11 @@ class Layout:
         return self.data / "objects"
 
     @property
+    def fetched(self) -> Path:
+        """Copies of an external store's objects, each while it is read."""
+        return self.data / "fetched"
+
+    @property
     def registry(self) -> Path:
         """Layers of container images, and uploads of them."""
         return self.data / "registry"

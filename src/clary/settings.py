@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from clary.domain.errors import Invalid
 from clary.domain.names import DEFAULT_ACCOUNT, DEFAULT_REGION
@@ -56,6 +57,14 @@ class Settings:
     )
     hugging_face_models: str = _row(
         "", "Snapshots of Hugging Face models by name: an s3:// prefix here or a folder; see design 011."
+    )
+    s3_endpoint_url: str = _row(
+        "", "An external S3 in the place of our own object store, as http://host:9000; ours when empty."
+    )
+    s3_region: str = _row(DEFAULT_REGION, "The region that requests to the external S3 are signed for.")
+    s3_credentials_file: str = _row(
+        "keys/external-s3",
+        "The external S3's keys, a credentials file of mode 0600; below the data folder if relative.",
     )
     host_names: str = _row("", "Further host names that unsigned requests may be sent to, separated by commas.")
 
@@ -138,6 +147,7 @@ def check(settings: Settings) -> None:
         raise Invalid("webhook_networks", str(error)) from error
     if settings.docker not in ("auto", "off") and not settings.docker.startswith("unix:///"):
         raise Invalid("docker", f"one of auto, off, unix:///path/of.sock, not {settings.docker!r}")
+    _check_external_s3(settings)
     for name, allowed in (
         ("isolation", ("auto", "none")),
         ("images", ("nearest", "exact")),
@@ -145,6 +155,25 @@ def check(settings: Settings) -> None:
     ):
         if getattr(settings, name) not in allowed:
             raise Invalid(name, f"one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
+
+
+def _check_external_s3(settings: Settings) -> None:
+    """Raises: Invalid for what is no address of an S3, or is our own."""
+    url = settings.s3_endpoint_url
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError as error:
+        raise Invalid("s3_endpoint_url", f"{error}") from error
+    beyond = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in ("http", "https") or not host or beyond or parts.username is not None:
+        raise Invalid("s3_endpoint_url", "it has the form http://host:port or https://host:port")
+    if port == settings.port and (host == settings.host or (is_loopback(host) and is_loopback(settings.host))):
+        raise Invalid("s3_endpoint_url", f"{url} is this clary's own address")
+    if not settings.s3_region or not settings.s3_credentials_file:
+        raise Invalid("s3_endpoint_url", "it needs s3_region and s3_credentials_file")
 
 
 def to_json(settings: Settings) -> str:

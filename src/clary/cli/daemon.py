@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from clary.cli.local import Local, port_owner, wait_until
-from clary.cli.output import DataOption, console, data_dir, fail
+from clary.cli.output import DataOption, console, data_dir, errors, fail
 from clary.domain.errors import Invalid
 from clary.settings import Settings, load, to_json
+from clary.store.external.keys import KeyFile
 
 START_LIMIT_S = 30.0
 # Of the user's environment, what the tree may need: to find programs, and to install packages as the user would.
@@ -49,6 +50,8 @@ def up(
     }
     try:
         settings = load(local.layout.data, flags)
+        if settings.s3_endpoint_url:
+            KeyFile(local.layout.data, settings.s3_credentials_file).check()
     except Invalid as error:
         fail(str(error), 2)
     if pid := local.supervisor_pid():
@@ -66,6 +69,8 @@ def up(
         f"clary is up: [bold]{local.url()}[/bold] after {time.monotonic() - started_s:.2f} s "
         f"(pid {process.pid}, data {local.layout.data})"
     )
+    if settings.s3_endpoint_url and (store := local.object_store())["state"] != "ok":
+        errors().print(f"object store: {store['detail']}", style="yellow", markup=False, highlight=False)
     console().print('point your AWS clients at it: [bold]eval "$(clary env)"[/bold]', highlight=False)
     if not detach:
         _follow(process)

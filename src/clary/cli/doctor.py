@@ -43,8 +43,10 @@ def doctor(data: DataOption = None, as_json: JsonOption = False) -> None:
         told["endpoints"] = local.control("notes")["endpoints"]
         checks += _walls(told["isolation"])
         engine = local.control("engine")
-        checks.append(("container engine", engine["state"], engine["detail"]))
-        told["checks"].append({"what": "container engine", **engine})
+        objects = local.object_store()
+        for what, found in (("container engine", engine), ("object store", objects)):
+            checks.append((what, found["state"], found["detail"]))
+            told["checks"].append({"what": what, "state": found["state"], "detail": found["detail"]})
     if as_json:
         print_json(told)
         return

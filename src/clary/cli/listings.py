@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from clary.cli.local import Local
 from clary.cli.output import DataOption, JsonOption, console, data_dir, print_json, print_table
 from clary.domain.fleet_name import parse_fleet_name
@@ -104,13 +106,14 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
     """Tell what runs: address, isolation, and every endpoint's workers and requests."""
     local = Local(data_dir(data))
     settings = local.settings()
-    facts, traffic = local.supervisor("list"), local.proxy("facts")
+    facts, traffic, objects = local.supervisor("list"), local.proxy("facts"), local.object_store()
     told = {
         "url": local.url(),
         "data": str(local.layout.data),
         "pid": facts["pid"],
         "auth": settings.auth,
         "isolation": facts["isolation"],
+        "object_store": objects,
         "fleets": traffic["fleets"],
     }
     if as_json:
@@ -120,6 +123,8 @@ def status(data: DataOption = None, as_json: JsonOption = False) -> None:
     console().print(f"clary at [bold]{told['url']}[/bold], data {told['data']}, pid {told['pid']}")
     loud = "[red]" if isolation["level"] == "none" else ""
     console().print(f"{loud}isolation: {isolation['level']} {isolation['reason']}", highlight=False)
+    colour = "" if objects["state"] == "ok" else "[yellow]"
+    console().print(f"{colour}object store: {escape(objects['detail'])}", highlight=False)
     if not settings.auth:
         console().print("[yellow]signatures are not verified (--no-auth)")
     rows = []

@@ -15,6 +15,7 @@ from clary.paths import Layout
 from clary.settings import Settings, from_json
 
 REQUEST_LIMIT_S = 10.0
+OBJECTS_LIMIT_S = 30.0  # an external store that is lost is found to be so after 5 s to connect and 5 s to answer
 LONG_LIMIT_S = 3600.0  # building an environment
 
 
@@ -52,16 +53,30 @@ class Local:
     def ask(self, path: Path, request: dict[str, Any], limit_s: float = REQUEST_LIMIT_S) -> dict[str, Any]:
         """One JSON line to a socket of ours and back."""
         try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(limit_s)
-                connection.connect(str(path))
-                connection.sendall(json.dumps({"id": 1, **request}).encode() + b"\n")
-                answer: dict[str, Any] = json.loads(connection.makefile().readline())
+            answer = self.exchange(path, request, limit_s)
         except (OSError, ValueError) as error:
             fail(f"{path.name} of {self.layout.data} does not answer ({error}); see {self.layout.logs}")
         if not answer.get("ok"):
             fail(f"{request['op']}: {answer.get('error')}")
         return answer
+
+    def exchange(self, path: Path, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
+        """The same, as it comes. Raises: OSError, ValueError."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(limit_s)
+            connection.connect(str(path))
+            connection.sendall(json.dumps({"id": 1, **request}).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(connection.makefile().readline())
+        return answer
+
+    def object_store(self) -> dict[str, str]:
+        """{"state", "detail"} of the object store in use; also when control, which could tell, is away."""
+        try:
+            answer = self.exchange(self.layout.control_socket, {"op": "objects"}, OBJECTS_LIMIT_S)
+        except (OSError, ValueError) as error:
+            return {"state": "note", "detail": f"control does not answer ({error})"}
+        detail = answer["detail"] if answer.get("ok") else str(answer.get("error"))
+        return {"state": answer.get("state", "missing"), "detail": detail}
 
     def supervisor(self, operation: str, **fields: Any) -> dict[str, Any]:
         return self.ask(self.layout.supervisor_socket, {"op": operation, **fields})

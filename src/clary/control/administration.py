@@ -6,12 +6,13 @@
 {"op": "fetch_model", "fleet": f, "target": t} -> {"name", "url", "bytes"} of a multi-model endpoint's model,
                                     or {"invalid": text} when the target is the caller's mistake
 {"op": "explain", "image": i} -> {"lines": [...]}            {"op": "pull", "image": i} -> builds its environment
+{"op": "objects"} -> {"state", "detail"}: which object store is used, and whether it answers
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -49,6 +50,7 @@ class Administration:
         images: Containers,
         transforms: TransformController,
         multi_models: MultiModels,
+        look_at_objects: Callable[[], Awaitable[dict[str, str]]],
         region: str,
         now: Callable[[], datetime],
     ) -> None:
@@ -62,6 +64,7 @@ class Administration:
         self._images = images
         self._transforms = transforms
         self._multi_models = multi_models
+        self._look_at_objects = look_at_objects
         self._now = now
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +87,8 @@ class Administration:
                     return {"lines": await self._images.explain(str(request["image"]), self._region)}
                 case "engine":
                     return {**await self._images.engine()}
+                case "objects":
+                    return {**await self._look_at_objects()}
                 case "pull":
                     asked = Asked(str(request["image"]), self._region)
                     made = await self._images.provide(asked, None, None, lambda _text: None)

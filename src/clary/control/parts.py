@@ -16,6 +16,7 @@ from typing import Any
 import uv
 
 from clary.control.administration import Administration
+from clary.control.object_stores import ObjectStores
 from clary.control.sessions import RoleSessions
 from clary.control.universal_target import TransformJobTarget
 from clary.controllers import model_gauges
@@ -74,7 +75,6 @@ from clary.services.functions.service import Lambda
 from clary.services.identity.iam import Iam
 from clary.services.identity.sts import Sts
 from clary.services.logs import Logs
-from clary.services.s3.service import S3
 from clary.services.sagemaker.deployments import observed_of
 from clary.services.sagemaker.endpoint_configs import EndpointConfigs
 from clary.services.sagemaker.endpoints import Endpoints
@@ -99,7 +99,7 @@ from clary.store.invocations import Invocations as AsyncInvocations
 from clary.store.layers import LayerFiles
 from clary.store.logs import LogStore
 from clary.store.migrate import ensure_schema
-from clary.store.objects import ObjectStore
+from clary.store.objects_port import Objects
 from clary.store.queues import Queues
 from clary.store.registry import Registry
 from clary.store.resources import Resources
@@ -119,7 +119,8 @@ class Control:
             self.database.engine, "control", schema.metadata, needed=schema.SCHEMA, file=layout.database, now=now()
         )
         self.resources = Resources(self.database, now)
-        self.objects = ObjectStore(layout.objects, now=now)
+        self.stores = ObjectStores(layout, settings, now, self._target_exists)
+        self.objects = self.stores.objects
         self.registry = Registry(self.database, LayerFiles(layout.registry), now)
         self.runtime = ProcessRuntime(layout.supervisor_socket, self._fleet_changed)
         unpacking = Unpacking(self.runtime, settings.uid_last + 1)
@@ -237,7 +238,10 @@ class Control:
             settings.function_retry_s,
         )
         self.source_mappings = SourceMappings(self.resources, self.queues, self.function_runs)
-        self.object_events = ObjectEvents(self.objects, self.database, self.calls, self.bus, settings.account)
+        own = self.stores.own
+        self.object_events = (
+            None if own is None else ObjectEvents(own, self.database, self.calls, self.bus, settings.account)
+        )
         self.capture = CaptureDelivery(layout.capture, self.objects)
         self.garbage = GarbageCollector(layout, self.resources, prune=self.containers.prune)
         self.metering = Metering(
@@ -258,7 +262,6 @@ class Control:
             transform_jobs,
             Tags(self.resources),
         )
-        self.s3 = S3(self.objects, settings.account, now, self._target_exists)
         runtime = SageMakerRuntime(
             self.resources, self.invocations, now, lambda: _disk_full(layout.data, settings.disk_reserve_mib)
         )
@@ -277,7 +280,7 @@ class Control:
                 ],
                 settings.account,
             ),
-            self.s3,
+            *(() if self.stores.s3 is None else (self.stores.s3,)),
             Events(self.resources, self.bus, self.identities, now),
             Scheduler(self.resources, self.identities, universal.check, now),
             Lambda(
@@ -304,6 +307,7 @@ class Control:
             self.containers,
             self.transforms,
             MultiModels(self.resources, artifacts, self.objects, self.runtime, settings.account),
+            self.stores.look,
             settings.region,
             now,
         )
@@ -314,6 +318,7 @@ class Control:
             EndpointHold(self.resources, settings.hold_s),
             runtime.at_the_door,
             distribution,
+            self.stores.external,
         )
 
     def _fleet_changed(self, fleet: str) -> None:
@@ -385,7 +390,8 @@ class Control:
             tasks.create_task(self.functions.loop.run())
             tasks.create_task(self.functions.watch())
             tasks.create_task(self.call_controller.run())
-            tasks.create_task(self.object_events.run())
+            if self.object_events is not None:
+                tasks.create_task(self.object_events.run())
             tasks.create_task(self.timers.run())
             tasks.create_task(self.source_mappings.run())
             tasks.create_task(self.capture.run())
@@ -400,9 +406,8 @@ class Control:
 
     def close(self) -> None:
         self.asynchronous.close()
-        self.s3.close()
         self.layers.close()
-        self.objects.close()
+        self.stores.close()
         self.database.close()
 
 
@@ -424,7 +429,7 @@ def _disk_full(folder: Path, reserve_mib: int) -> str:
 class ObjectPresence:
     """Whether model data is there, asked of the object store."""
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: Objects) -> None:
         self._objects = objects
 
     async def exists(self, bucket: str, key: str) -> bool:

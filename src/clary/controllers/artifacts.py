@@ -23,8 +23,7 @@ from clary.domain.errors import Invalid, NotFound
 from clary.domain.names import parse_s3_uri
 from clary.failpoints import failpoint
 from clary.store.object_info import ObjectInfo
-from clary.store.object_reader import ObjectReader
-from clary.store.objects import ObjectStore
+from clary.store.objects_port import Objects, Reader
 
 GIB = 1024**3
 TAR = Kind(("{root}clary_worker/archive.py",), memory_bytes=2 * GIB, limit_s=3600.0)
@@ -33,7 +32,7 @@ TAR = Kind(("{root}clary_worker/archive.py",), memory_bytes=2 * GIB, limit_s=360
 class Artifacts:
     """Fetches and unpacks; remembers nothing but what lies on the disk."""
 
-    def __init__(self, folder: Path, objects: ObjectStore, unpacking: Unpacking) -> None:
+    def __init__(self, folder: Path, objects: Objects, unpacking: Unpacking) -> None:
         self._folder = folder
         self._objects = objects
         self._unpacking = unpacking
@@ -185,7 +184,7 @@ class Artifacts:
         finally:
             reader.close()
 
-    def _one_file(self, bucket: str, key: str, temporary: Path) -> tuple[ObjectReader, Path, Path | None]:
+    def _one_file(self, bucket: str, key: str, temporary: Path) -> tuple[Reader, Path, Path | None]:
         """The archive as one file, to be read while its reader is open: in place when it was put in one piece, else
         joined beside the target."""
         reader = self._objects.open(bucket, key)

@@ -17,13 +17,11 @@ from pathlib import Path
 
 from clary.domain.asynchronous import ASYNC_MAX_BYTES, MAX_INLINE_BYTES, Invocation, Outcome, Told
 from clary.domain.containers import ATTRIBUTES, Headers, handed_on, headers_for
-from clary.domain.errors import NotFound, StoreFailed
+from clary.domain.errors import AccessDenied, NotFound, StoreFailed
 from clary.domain.names import S3Uri, parse_s3_uri
 from clary.runtimes.leases import Place, Used
-from clary.store.object_info import ObjectInfo, ObjectMetadata
-from clary.store.object_reader import ObjectReader
-from clary.store.objects import ObjectStore
-from clary.store.put_session import PutSession
+from clary.store.object_info import ObjectMetadata
+from clary.store.objects_port import Objects, Reader, Session
 from clary.worker_connection import Answer, Connection, Lost, Misanswered, TimedOut
 
 CHUNK_BYTES = 1 << 20
@@ -40,7 +38,7 @@ class Asked:
     """The worker's part is over. Without a `session` there is nothing but a reason to publish."""
 
     used: Used
-    session: PutSession[ObjectInfo] | None = None
+    session: Session | None = None
     content_type: str = ""
     reason: str = ""
     lost: bool = False  # the worker broke off: whether the model saw the request is unknown
@@ -51,7 +49,7 @@ class Asked:
 class AsyncWork:
     """The steps. All methods block; each invocation is one thread's at a time."""
 
-    def __init__(self, objects: ObjectStore, scratch: Path) -> None:
+    def __init__(self, objects: Objects, scratch: Path) -> None:
         """`scratch` is a folder on the disk that the data lies on."""
         self._objects = objects
         self._scratch = scratch
@@ -89,12 +87,12 @@ class AsyncWork:
         asked.download_us = download_us
         return asked
 
-    def _input(self, invocation: Invocation) -> ObjectReader:
+    def _input(self, invocation: Invocation) -> Reader:
         place = parse_s3_uri(invocation.input_uri)
         assert place is not None  # checked when it was accepted
         try:
             return self._objects.open(place.bucket, place.key)
-        except NotFound as error:
+        except (NotFound, AccessDenied) as error:
             raise InputMissing(f"the input {invocation.input_uri} cannot be read: {error}") from error
 
     def _ask(
@@ -138,7 +136,7 @@ class AsyncWork:
             reason = f"The model's process ended while it computed the answer ({error})."
         except Misanswered as error:
             reason = f"The model's answer is malformed: {error}."
-        except NotFound as error:
+        except (NotFound, AccessDenied) as error:
             reason = f"the output {invocation.output_uri} cannot be written: {error}"
         except BaseException:
             taken.abort()
@@ -163,7 +161,7 @@ class AsyncWork:
             try:
                 asked.session.commit(content_id=_content_id(invocation))
                 return Told(Outcome.COMPLETED, asked.content_type, "", asked.answer)
-            except NotFound as error:
+            except (NotFound, AccessDenied) as error:
                 return self.fail(invocation, f"the output {invocation.output_uri} cannot be written: {error}")
         return self.fail(invocation, asked.reason)
 
@@ -177,7 +175,10 @@ class AsyncWork:
                 with self._objects.begin_put(place.bucket, place.key, metadata=metadata, hash_sha256=False) as session:
                     session.write(text)
                     session.commit(content_id=_content_id(invocation))
-            except NotFound as error:  # its bucket has gone: the notification and the log are left to tell it
+            except (
+                NotFound,
+                AccessDenied,
+            ) as error:  # its bucket has gone: the notification and the log are left to tell it
                 reason = f"{reason} (and the failure object could not be written: {error})"
         return Told(Outcome.FAILED, "", reason, text)
 
@@ -235,11 +236,11 @@ class _Kept:
 class _Taken:
     """The response on its way into the store."""
 
-    def __init__(self, objects: ObjectStore, place: S3Uri) -> None:
+    def __init__(self, objects: Objects, place: S3Uri) -> None:
         self._objects = objects
         self._place = place
         self._small: list[bytes] = []
-        self.session: PutSession[ObjectInfo] | None = None
+        self.session: Session | None = None
         self.content_type = ""
         self.size_bytes = 0
 

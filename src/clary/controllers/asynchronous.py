@@ -33,7 +33,7 @@ from clary.failpoints import failpoint
 from clary.paths import Layout
 from clary.runtimes.leases import Grant, Refused, SlotHolder, Used
 from clary.store.invocations import Invocations, Waiting
-from clary.store.objects import ObjectStore
+from clary.store.objects_port import Objects
 from clary.store.resources import Resources
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class AsyncController:
         layout: Layout,
         resources: Resources,
         invocations: Invocations,
-        objects: ObjectStore,
+        objects: Objects,
         publisher: Publisher,
         metrics: AsyncMetrics,
         notify: Notify,

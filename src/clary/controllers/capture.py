@@ -17,7 +17,7 @@ from clary.domain.errors import ClaryError, NotFound
 from clary.domain.names import parse_s3_uri
 from clary.failpoints import failpoint
 from clary.store.object_info import ObjectMetadata
-from clary.store.objects import ObjectStore
+from clary.store.objects_port import Objects
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ CONTENT_TYPE = "application/jsonlines"
 class CaptureDelivery:
     """Looks every five seconds."""
 
-    def __init__(self, folder: Path, objects: ObjectStore) -> None:
+    def __init__(self, folder: Path, objects: Objects) -> None:
         self._folder = folder
         self._objects = objects
         self._refused: set[str] = set()  # buckets that are not there, told once

@@ -25,7 +25,7 @@ from clary.domain.multimodel import least_recent_files
 from clary.domain.names import Place, S3Uri, parse_s3_uri
 from clary.runtimes.process import ProcessRuntime
 from clary.store.codec import decode
-from clary.store.objects import ObjectStore
+from clary.store.objects_port import Objects
 from clary.store.resources import Resources
 
 GIB = 1024**3
@@ -68,7 +68,7 @@ class MultiModels:
     """Fetches by fleet and target."""
 
     def __init__(
-        self, resources: Resources, artifacts: Artifacts, objects: ObjectStore, runtime: ProcessRuntime, account: str
+        self, resources: Resources, artifacts: Artifacts, objects: Objects, runtime: ProcessRuntime, account: str
     ) -> None:
         self._resources = resources
         self._artifacts = artifacts

@@ -17,7 +17,7 @@ from clary.domain.transform_job import TransformDesired
 from clary.domain.transform_plan import Input, Stretch, capture_manifest, output_key, parse_manifest, relative_key
 from clary.failpoints import failpoint
 from clary.store.object_info import ObjectMetadata
-from clary.store.objects import ObjectStore
+from clary.store.objects_port import Objects
 from clary.transform.folder import JobFolder
 
 MANIFEST_MAX_BYTES = 64 * 1024 * 1024
@@ -27,7 +27,7 @@ COPY_BYTES = 1024 * 1024
 class TransformObjects:
     """The object store as transform jobs need it. Synchronous: for threads."""
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: Objects) -> None:
         self._objects = objects
 
     def plan(self, desired: TransformDesired, folder: JobFolder) -> tuple[int, int]:

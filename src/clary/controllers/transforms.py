@@ -23,7 +23,7 @@ from clary.controllers.preparation import Preparation
 from clary.controllers.publication import Endpoint, Publisher, TransformJob, read_job
 from clary.controllers.transform_objects import TransformObjects
 from clary.domain.endpoint import Deployment, Desired, Observed
-from clary.domain.errors import Invalid, NotFound, StoreFailed
+from clary.domain.errors import AccessDenied, Invalid, NotFound, StoreFailed
 from clary.domain.fleet_name import TRANSFORM_JOB, account_of
 from clary.domain.rollout import START_ATTEMPTS
 from clary.domain.transform_job import CLEARED, TransformJobStatus, TransformObserved
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.25
 SLOW_LOOK_S = 1.0
+OBJECTS_AGAIN_S = 5.0
 ENGINE_LIMIT_S = 5 * 86_400.0  # the longest a transform job may last (service quotas)
 ENGINE_DEATHS = 5  # without any progress between them
 OUTPUT_GONE = "ClientError: the bucket of S3OutputPath was deleted while the job ran"
@@ -131,10 +132,21 @@ class TransformController:
             count, total = await asyncio.to_thread(self._objects.plan, job.desired, self._folder(job.record.uid))
         except Invalid as error:
             return await self._end(job, TransformJobStatus.FAILED, f"ClientError: {error.why}")
+        except AccessDenied as error:
+            return await self._end(job, TransformJobStatus.FAILED, f"ClientError: {error}")
+        except StoreFailed as error:
+            return await self._wait_for_objects(job, error)
         failpoint("transform.before_planned")
         await self._report(job, objects=count, bytes=total, progress="preparing")
         failpoint("transform.after_planned")
         return 0.0
+
+    async def _wait_for_objects(self, job: TransformJob, error: StoreFailed) -> float:
+        """The object store is lost for now: the job says so, and is looked at again."""
+        if job.observed.progress != (told := f"waiting: {error}"):
+            log.warning("job=%s event=objects_lost reason=%s", job.record.name, error)
+            await self._report(job, progress=told)
+        return OBJECTS_AGAIN_S
 
     async def _prepare(self, job: TransformJob) -> float | None:
         variant = job.desired.variant
@@ -177,6 +189,10 @@ class TransformController:
             job = await self._publish_outputs(job, folder)
         except NotFound:
             return await self._end(job, TransformJobStatus.FAILED, OUTPUT_GONE)
+        except AccessDenied as error:
+            return await self._end(job, TransformJobStatus.FAILED, f"ClientError: {error}")
+        except StoreFailed as error:
+            return await self._wait_for_objects(job, error)
         for view in (self._runtime.view(fleet) for fleet in job.fleets):
             if not view.ready and (view.hopeless or view.failures >= START_ATTEMPTS):
                 return await self._end(job, TransformJobStatus.FAILED, f"AlgorithmError: {view.reason}")
@@ -239,7 +255,8 @@ class TransformController:
         for number in numbers:
             bucket, key = self._outputs[uid][number]
             await asyncio.to_thread(self._objects.publish, folder, number, bucket, key, content_type)
-        return await self._report(job, published=len(await asyncio.to_thread(folder.published)))
+        count = len(await asyncio.to_thread(folder.published))
+        return await self._report(job, published=count, progress="running")
 
     async def _engine_ended(self, job: TransformJob, folder: JobFolder, engine: _Engine) -> float | None:
         uid = job.record.uid
@@ -257,6 +274,10 @@ class TransformController:
                     await asyncio.to_thread(self._objects.capture, job.record.name, job.desired, began, folder)
                 except NotFound:
                     return await self._end(job, TransformJobStatus.FAILED, CAPTURE_GONE)
+                except AccessDenied as error:
+                    return await self._end(job, TransformJobStatus.FAILED, f"ClientError: {error}")
+                except StoreFailed as error:
+                    return await self._wait_for_objects(job, error)
             if not failed:
                 return await self._end(job, TransformJobStatus.COMPLETED, "")
             return await self._end(job, TransformJobStatus.FAILED, _reason(failed, job.observed.objects))

@@ -23,6 +23,7 @@ from clary.gateway.authentication import Authenticated, Authentication
 from clary.gateway.body import MAX_CALL_BYTES, ClientGone, Receive, StreamingBody, read_whole
 from clary.gateway.digests import check_digests
 from clary.gateway.distribution import Distribution
+from clary.gateway.external_store import ExternalStore
 from clary.services.base import Context, Members, Service
 from clary.wire.aws_chunked import ChunkDecoder
 from clary.wire.catalog import Call, protocol_of, route
@@ -58,8 +59,11 @@ class Gateway:
         hold: Hold,
         at_the_door: Callable[[Request], None] = lambda head: None,
         distribution: Distribution | None = None,
+        external: ExternalStore | None = None,
     ) -> None:
-        """`at_the_door` may refuse (WireError) by a request's head, before anything of its body is read."""
+        """`at_the_door` may refuse (WireError) by a request's head, before anything of its body is read. With
+        `external`, S3 is another one's to answer."""
+        self._external = external
         self._distribution = distribution
         self._services = services
         self._authentication = authentication
@@ -98,6 +102,8 @@ class Gateway:
             call, request, authenticated, body = await self._read(head, receive, scope.service if scope else None)
             params = decode(call, request, body)
             check(call, params, _VALIDATION_CODES.get(call.service))
+            if self._external is not None and call.service == "s3":
+                return await self._external.respond(call, authenticated, request, params, body)
             result = await self._handle(call, authenticated, params, request, request_id)
             return encode(call, result, request_id)
         except WireError as error:

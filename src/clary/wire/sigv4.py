@@ -368,7 +368,8 @@ class SigningKey:
 
 
 @lru_cache(maxsize=1024)
-def _signing_key(secret: str, date: bytes, region: str, service: str) -> SigningKey:
+def signing_key(secret: str, date: bytes, region: str, service: str) -> SigningKey:
+    """The key of one day, region and service; `date` is YYYYMMDD."""
     key = hmac.digest(b"AWS4" + secret.encode(), date, "sha256")
     for part in (region, service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
@@ -385,7 +386,7 @@ def _verify(
     known = credential is not None and credential.active
     secret = credential.secret_access_key if credential is not None and known else "dummy"
     scope = claim.scope
-    key = _signing_key(secret, claim.raw_date, scope.region, scope.service)
+    key = signing_key(secret, claim.raw_date, scope.region, scope.service)
     to_sign = b"\n".join((ALGORITHM, moment, claim.raw_scope, sha256(canonical).hexdigest().encode("ascii")))
     matches = hmac.compare_digest(key.sign(to_sign).encode("ascii"), signature)
     if not known:

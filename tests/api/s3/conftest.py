@@ -6,14 +6,28 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from served import Served
+from served import Fronted, Served
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Signatures required."""
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Signatures required, over our own store."""
     with Served(tmp_path_factory.mktemp("objects"), signatures=True) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def fronted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
+    """The same over an external store."""
+    with Fronted(tmp_path_factory.mktemp("elsewhere")) as one:
+        yield one
+
+
+@pytest.fixture(scope="session", params=["own", "fronted"])
+def served(request: pytest.FixtureRequest) -> Served:
+    """Both, one after the other: clients must not notice."""
+    found: Served = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(scope="session")

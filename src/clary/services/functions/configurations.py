@@ -32,7 +32,7 @@ from clary.services.functions.room import Room, described, desired_of
 from clary.services.rights import Keyring, authorize_letters, passed_on
 from clary.store.codec import encode
 from clary.store.function_code import Archive, FunctionCode
-from clary.store.objects import ObjectStore
+from clary.store.objects_port import Objects
 from clary.store.resources import Query, Record, Resources
 
 # Member -> values that mean nothing more than the default; all others are refused, with the reason.
@@ -70,7 +70,7 @@ class Configurations(Room):
         self,
         resources: Resources,
         code: FunctionCode,
-        objects: ObjectStore,
+        objects: Objects,
         keyring: Keyring,
         now: Callable[[], datetime],
     ) -> None:
