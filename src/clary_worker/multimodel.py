@@ -6,10 +6,11 @@
     POST   /models/N/invoke                           the model's answer, or 404
 
 Memory is measured, not guessed: what the process grew by since it started, against its share of the instance's memory
-with a reserve. A load that would not fit is refused before it begins where the size of its files tells so, and undone
-where only the load itself told; so loads are made one after the other. What unloaded models held is given back to the
-system when a load needs it. Models of bare artifacts load on a thread, so that the others answer meanwhile; one with a
-script of its own loads on the loop's thread, as its modules have to be alone in the interpreter then.
+with a reserve. A load that would not fit is refused before it begins where its last load or the size of its files tells
+so, and undone where only the load itself told; so loads are made one after the other. What unloaded models held is
+given back to the system when a load needs it. Models of bare artifacts load on a thread, so that the others answer
+meanwhile; one with a script of its own loads on the loop's thread, as its modules have to be alone in the interpreter
+then.
 """
 
 from __future__ import annotations
@@ -38,8 +39,15 @@ _RESERVE_RATIO = 0.1  # of the memory limit, kept for requests
 _RESERVE_BYTES = 48 << 20
 _BOUND_BYTES = 24 << 20  # below the limit of memory: stacks, tables of pages, files that are written
 _FILE_FACTOR = 1.5  # what a model of unknown kind takes in memory, in sizes of its files
+_EXPANSION_WEIGHT = 0.5  # of the last load in what is expected of the next
 _ROOM_RATIO = 0.02  # of the budget, freed beyond what lacks
 _MAX_LOADS = 1000  # that wait
+_SIZES_KEPT = 100_000  # of models that were loaded once
+# Arrays of this size and more are mappings of their own, given back to the system when their model goes. Without it
+# glibc raises its threshold to 32 MiB with the first one freed, keeps the others in its heap, and holes in a heap count
+# against the limit of `bound` for good.
+_MAPPED_BYTES = 4 << 20
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
 _GUESS_RATIO = 0.1  # of the budget, that lacks a load which failed for want of memory
 _MEMORY_WORDS = ("bad_alloc", "bad allocation", "unable to allocate", "cannot allocate memory", "out of memory")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -49,6 +57,24 @@ def resident_bytes() -> int:
     """What this process holds in memory now (proc(5), statm)."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * _PAGE
+
+
+class _MallInfo2(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+def allocated_bytes() -> int:
+    """What malloc has given out (mallinfo(3), glibc from 2.33 on; 0 elsewhere). Unlike the resident size it grows with
+    a model that lies where another one lay."""
+    told = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if told is None:
+        return 0
+    told.restype = _MallInfo2
+    info = told()
+    return int(info.uordblks + info.hblkhd)
 
 
 def bound(memory_bytes: int) -> None:
@@ -112,6 +138,10 @@ class Models:
         reserve = max(_RESERVE_BYTES, int(spec.memory_bytes * _RESERVE_RATIO))
         self._budget_bytes = max(1, spec.memory_bytes - self._start_bytes - reserve) if spec.memory_bytes else 0
         self._untrimmed = False  # models have gone since memory was last given back
+        self._sizes: Dict[str, int] = {}  # bytes of models as they were loaded last, by name
+        self._expansion = _FILE_FACTOR  # bytes in memory by bytes of files, of the models loaded so far
+        self._largest_bytes = 0
+        map_large_arrays()
 
     def take(self, method: bytes, path: bytes, exchange: Any) -> None:
         """Answers, now or later, what was asked below /models."""
@@ -169,7 +199,7 @@ class Models:
         """The next load. One at a time: whether it fits is measured when the one before it is in."""
         while self._wanted:
             order = next(iter(self._wanted.values()))
-            lacking_bytes = self._lacking_bytes(order.url)
+            lacking_bytes = self._lacking_bytes(order.name, order.url)
             if lacking_bytes:
                 self._end(order, self._full(order.name, lacking_bytes))
                 continue
@@ -196,6 +226,7 @@ class Models:
             failed = self._full(order.name, lacking_bytes) if _is_memory(error) else _failed(order.name, error)
             self._end(order, failed)
             return
+        self._learn(order, bytes_)
         batching = self._spec.batching == "auto"
         batcher = Batcher(handler, self._loop.call_soon, self._spec.max_batch_size, batching)
         model = self._models[order.name] = Model(order.name, order.url, handler, batcher, bytes_, load_ms)
@@ -224,7 +255,24 @@ class Models:
 
     # -- memory
 
-    def _lacking_bytes(self, url: str) -> int:
+    def _learn(self, order: Order, bytes_: int) -> None:
+        """So that its next load is refused in time, and others of its kind."""
+        self._sizes.pop(order.name, None)
+        while len(self._sizes) >= _SIZES_KEPT:
+            del self._sizes[next(iter(self._sizes))]
+        self._sizes[order.name] = bytes_
+        self._largest_bytes = max(self._largest_bytes, bytes_)
+        found = bytes_ / max(1, _folder_bytes(order.url))
+        self._expansion += (max(_FILE_FACTOR, found) - self._expansion) * _EXPANSION_WEIGHT
+
+    def _needed_bytes(self, name: str, url: str) -> int:
+        """What a model will take, as far as one can know: no model is expected to be larger than all before it only
+        because others were packed well."""
+        files = _folder_bytes(url)
+        expected = min(int(files * self._expansion), self._largest_bytes)
+        return self._sizes.get(name) or max(expected, int(files * _FILE_FACTOR))
+
+    def _lacking_bytes(self, name: str, url: str) -> int:
         """How many bytes must be freed before this may be loaded; 0: it may.
 
         Somewhat more than lacks: what gives memory back costs the same for many models as for one.
@@ -232,7 +280,7 @@ class Models:
         if not self._budget_bytes:
             return 0
         # Alone in here it is tried if its files fit: nothing could make more room for it.
-        needed = int(_folder_bytes(url) * (_FILE_FACTOR if self._models else 1.0))
+        needed = self._needed_bytes(name, url) if self._models else _folder_bytes(url)
         if self._used_bytes() + needed <= self._budget_bytes:
             return 0
         used = self._trimmed()
@@ -359,14 +407,18 @@ def _bare(spec: WorkerSpec) -> Any:
 
 def _built(make: Callable[[], Any]) -> Any:
     """(error, handler, bytes that the process grew by, milliseconds)."""
-    before, started_s = resident_bytes(), perf_counter()
+    resident, allocated, started_s = resident_bytes(), allocated_bytes(), perf_counter()
+
+    def grown() -> int:
+        return max(0, resident_bytes() - resident, allocated_bytes() - allocated)
+
     try:
         handler = make()
     except BaseException as error:  # the worker's border: one model's failure is no other's
         if not isinstance(error, LoadError):
             traceback.print_exc(file=sys.stderr)
-        return error, None, max(0, resident_bytes() - before), 0.0
-    return None, handler, max(0, resident_bytes() - before), (perf_counter() - started_s) * 1000.0
+        return error, None, grown(), 0.0
+    return None, handler, grown(), (perf_counter() - started_s) * 1000.0
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -398,6 +450,13 @@ def _trim() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def map_large_arrays() -> None:
+    """Has malloc map large arrays one by one (mallopt(3); other C libraries do so anyway)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 def _json(value: Any) -> Response:

@@ -178,3 +178,49 @@ async def test_a_model_that_is_alone_is_tried_if_its_files_fit(tmp_path: Path) -
     worker = Worker(limit_for(64 << 20))
     status, told = await worker.load("a", folder_of(tmp_path / "a", 1.0, 10_000_000))  # 80 MB
     assert (status, told["loadedModels"]) == (507, 0)
+
+
+async def test_a_model_that_lies_where_another_lay_is_measured_all_the_same(tmp_path: Path) -> None:
+    """Small arrays, which malloc keeps in its heap; packed so well that their files say nothing of their size."""
+    folders = [packed(tmp_path / name, arrays=300, cells=10_000) for name in "abc"]  # 24 MB in memory
+    worker = Worker()
+    told = [(await worker.load(folder.name, folder))[1] for folder in folders[:2]]
+    assert (await worker.ask("DELETE", "/models/a"))[0] == 200
+    told.append((await worker.load("c", folders[2]))[1])
+    assert all(20_000_000 < one["bytes"] < 40_000_000 for one in told), told
+
+
+async def test_what_will_not_fit_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    folders = [packed(tmp_path / str(number), arrays=4, cells=1_000_000) for number in range(6)]  # 32 MB each
+    worker = Worker(limit_for(110 << 20))
+    answers = [await worker.load(folder.name, folder) for folder in folders]
+    assert [status for status, _ in answers] == [200, 200, 200, 507, 507, 507]
+    lacking = answers[-1][1]["lackingBytes"]
+    assert 10_000_000 < lacking < 40_000_000, "as much as one of them takes, not what its files take"
+    size_bytes = (folders[-1] / "model.joblib").stat().st_size
+    (folders[-1] / "model.joblib").write_bytes(b"?" * size_bytes)
+    assert (await worker.load(folders[-1].name, folders[-1]))[0] == 507, "nobody has tried to load it"
+
+
+async def test_the_memory_of_large_arrays_is_the_system_s_when_their_model_goes(tmp_path: Path) -> None:
+    folders = [packed(tmp_path / str(number), arrays=4, cells=1_000_000) for number in range(4)]
+    worker = Worker()
+    for folder in folders:
+        assert (await worker.load(folder.name, folder))[0] == 200
+    before = resident_bytes()
+    for folder in folders[:3]:
+        assert (await worker.ask("DELETE", f"/models/{folder.name}"))[0] == 200
+    gc.unfreeze()
+    gc.collect()
+    assert before - resident_bytes() > 80_000_000
+
+
+def packed(path: Path, arrays: int, cells: int) -> Path:
+    """A model with arrays of the same numbers, compressed."""
+    path.mkdir()
+    model = LinearRegression().fit(numpy.array([[0.0], [1.0]]), numpy.array([0.0, 1.0]))
+    model.ballast_ = [numpy.ones(cells) for _ in range(arrays)]
+    file = io.BytesIO()
+    joblib.dump(model, file, compress=("zlib", 1))
+    (path / "model.joblib").write_bytes(file.getvalue())
+    return path
