@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from clary.gateway.external_store import ExternalStore
 from clary.paths import Layout
 from clary.services.s3.notifications import Exists
 from clary.services.s3.service import S3
@@ -15,6 +15,9 @@ from clary.settings import Settings
 from clary.store.external.keys import KeyFile
 from clary.store.objects import ObjectStore
 from clary.store.objects_port import Objects
+
+if TYPE_CHECKING:
+    from clary.gateway.external_store import ExternalStore
 
 WAITING_THREADS = 64
 
@@ -32,7 +35,8 @@ class ObjectStores:
             self.s3 = S3(self.own, settings.account, now, exists)
             self.objects: Objects = self.own
             return
-        # Here, because botocore costs memory and time that a clary with a store of its own need not spend.
+        # Here, because they cost memory and time that a clary with a store of its own need not spend.
+        from clary.gateway.external_store import ExternalStore
         from clary.store.external.client import ExternalClient
         from clary.store.external.objects import ExternalObjects, Probe
 
