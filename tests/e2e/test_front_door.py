@@ -144,3 +144,42 @@ def test_a_thousand_clients_that_leave_free_their_slots(open_clary: Clary, echo:
 
     wait_for(lambda: inside() == 0, 20, "the slots of absent clients")
     assert open_clary.invoke(echo, "still here", "text/plain") == b"still here"
+
+
+def answer_on(connection: socket.socket) -> bytes:
+    """One answer with a Content-Length, head and body."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        piece = connection.recv(65536)
+        assert piece, f"closed after {found!r}"
+        found += piece
+    head, _, body = found.partition(b"\r\n\r\n")
+    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def put_into_nothing(size_bytes: int) -> bytes:
+    return b"PUT /no-such-bucket/key HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size_bytes
+
+
+def test_an_answer_before_the_body_is_over_leaves_the_connection_usable(open_clary: Clary) -> None:
+    """Closing would reset it under a client that is still sending, and the answer would be lost with it."""
+    half = b"x" * (4 << 20)
+    with socket.create_connection(("127.0.0.1", open_clary.port), timeout=15) as connection:
+        for _ in range(2):
+            connection.sendall(put_into_nothing(2 * len(half)) + half)
+            assert b"NoSuchBucket" in answer_on(connection)
+            connection.sendall(half)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"ListAllMyBucketsResult" in answer_on(connection)
+
+
+def test_a_body_that_nobody_wants_is_not_read_for_ever(open_clary: Clary) -> None:
+    piece = b"x" * (1 << 20)
+    with socket.create_connection(("127.0.0.1", open_clary.port), timeout=15) as connection:
+        connection.sendall(put_into_nothing(1 << 32) + 4 * piece)
+        assert b"NoSuchBucket" in answer_on(connection)
+        with pytest.raises(ConnectionError):
+            connection.sendall(200 * piece)

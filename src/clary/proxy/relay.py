@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 MAX_IDLE = 16
 CONNECT_LIMIT_S = 1.0
 HIGH_WATER_BYTES = 1 << 20
+# Of a body whose request is answered already: read and thrown away, because whoever is still sending hears a reset, not
+# the answer, when the connection is closed under him. Beyond this it is closed all the same.
+DRAIN_MAX_BYTES = 64 << 20
+DRAIN_LIMIT_S = 10.0
 
 
 class RelayPool:
@@ -81,6 +85,8 @@ class Relay:
         self._connection: GatewayConnection | None = None
         self._answered = False
         self._body_done = False
+        self._drained_bytes = 0
+        self._drain_ends: asyncio.TimerHandle | None = None
         self.answer_begun = False
 
     def start(self) -> None:
@@ -99,6 +105,9 @@ class Relay:
     def body(self, data: bytes) -> None:
         """A piece of the request's body."""
         if self._answered:
+            self._drained_bytes += len(data)
+            if self._drained_bytes > DRAIN_MAX_BYTES:
+                self.client.close()
             return
         piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if self._connection is None:
@@ -111,21 +120,28 @@ class Relay:
 
     def body_complete(self) -> None:
         self._body_done = True
+        if self._drain_ends is not None:
+            self._drain_ends.cancel()
+            self._drain_ends = None
+            self.client.next()
+            return
         if self._chunked and not self._answered:
             if self._connection is None:
                 self._pending.append(b"0\r\n\r\n")
             else:
                 self._connection.write(b"0\r\n\r\n")
 
-    def finished(self) -> None:
-        """The gateway's answer is out."""
+    def finished(self, keep_alive: bool) -> None:
+        """The gateway's answer is out. `keep_alive`: it does not tell the client that the connection ends."""
         self._answered = True
         self._connection = None
-        if not self._body_done:
-            # Refused before the body was read (a bad signature, say): what is still coming has nobody to read it.
+        if self._body_done:
+            self.client.next()
+        elif keep_alive:  # refused before the body was read (a bucket that is not there, say)
+            self._drain_ends = asyncio.get_running_loop().call_later(DRAIN_LIMIT_S, self.client.close)
+            self.client.resume_reading()
+        else:
             self.client.close()
-            return
-        self.client.next()
 
     def failed(self) -> None:
         """The gateway has gone before its answer was complete."""
@@ -148,6 +164,8 @@ class Relay:
 
     def client_gone(self) -> None:
         self._answered = True
+        if self._drain_ends is not None:
+            self._drain_ends.cancel()
         if self._connection is not None:
             self._connection.abort()
 
@@ -188,7 +206,7 @@ class GatewayConnection(asyncio.Protocol):
     def take(self, relay: Relay) -> None:
         self._relay = relay
         self._parser = httptools.HttpResponseParser(self)
-        self._complete = self._head_complete = False
+        self._complete = self._head_complete = self._reusable = False
         relay.connected(self)
 
     def write(self, data: bytes) -> None:
@@ -236,7 +254,7 @@ class GatewayConnection(asyncio.Protocol):
                 self._pool.idle.append(self)
             else:
                 self.abort()
-            relay.finished()
+            relay.finished(self._reusable)
 
     # -- httptools: only to find the end ---------------------------------------------------------
 

@@ -249,18 +249,17 @@ class FrontConnection(asyncio.Protocol):
         self.keep_open = self._parser.should_keep_alive() and self.keep_open
         self._door.buffered_bytes -= self._body_bytes
         self._body_bytes = 0
-        item: Request | Relay | Refusal
-        if self._relay is not None:
-            self._relay.body_complete()
-            item, self._relay = self._relay, None
-        elif self._refused is not None:
+        if self._relay is not None:  # it was put in line when its head came
+            relay, self._relay = self._relay, None
+            relay.body_complete()
+            return
+        item: Request | Refusal
+        if self._refused is not None:
             item = self._refused
         else:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             item = Request(self._parser.get_method(), self._target, self._headers, body)
             self._body = []
-        if isinstance(item, Relay) and (item is self._current or item in self._behind):
-            return  # it was put in line when its head came
         if self._current is None and not self._behind:
             self._begin(item)
         else:
