@@ -135,6 +135,7 @@ class Supervisor:
                 {4: listeners["front"].fileno()},
                 self.layout.logs / "proxy.log",
                 PROXY_NICE,
+                PROXY_NICE,  # its session holds nothing else, and it computes little
             ),
             Service(
                 "control",

@@ -27,6 +27,7 @@ class Service:
     descriptors: Mapping[int, int]
     log: Path
     nice: int = 0
+    session_nice: int = 0
     pid: int = 0
     started_mono_s: float = 0.0
     restart_at_mono_s: float | None = 0.0
@@ -40,6 +41,8 @@ class Service:
             self.pid = processes.start(self.argv, self.environ, {1: log, 2: log, 3: life, **self.descriptors})
             with suppress(PermissionError):  # an ordinary user's processes are all equal
                 os.setpriority(os.PRIO_PROCESS, self.pid, self.nice)
+            if self.session_nice:
+                processes.favour(self.pid, self.session_nice)
         finally:
             os.close(log)
             os.close(life)

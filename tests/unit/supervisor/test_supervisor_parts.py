@@ -178,3 +178,16 @@ def test_the_journal_waits_for_room_on_a_full_disk_and_loses_no_line(tmp_path: P
     events = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(one["event"], one["worker"]) for one in events] == [("started", "a"), ("exited", "a"), ("started", "b")]
     assert [one["seq"] for one in events] == [1, 2, 3]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may favour a session")
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not group by session")
+def test_a_service_is_favoured_against_other_sessions() -> None:
+    pid = processes.start(["/bin/sleep", "60"], {}, {})
+    try:
+        processes.favour(pid, -10)
+        assert Path(f"/proc/{pid}/autogroup").read_text().split()[-1] == "-10"
+    finally:
+        processes.end(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    processes.favour(pid, -10)  # gone by now: nothing
