@@ -99,7 +99,7 @@ def favour(pid: int, nice: int) -> None:
     """Sets the niceness of the session that `pid` leads against other sessions (sched(7), "The autogroup feature"):
     where the kernel shares the cores out by session, a process's own niceness counts only within its session.
 
-    Nothing where the kernel has no such thing, /proc cannot be written, or only root may: it goes slower then, not wrong.
+    Nothing where the kernel has no such thing, or /proc cannot be written: it goes slower then, not wrong.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/autogroup", "w") as file:
         file.write(str(nice))
