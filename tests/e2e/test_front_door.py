@@ -183,3 +183,27 @@ def test_a_body_that_nobody_wants_is_not_read_for_ever(open_clary: Clary) -> Non
         assert b"NoSuchBucket" in answer_on(connection)
         with pytest.raises(ConnectionError):
             connection.sendall(200 * piece)
+
+
+def test_a_slow_reader_of_a_large_answer_leaves_nobody_waiting(open_clary: Clary) -> None:
+    """The answer's end may come while its reader is behind; the connection to control that brought it serves others."""
+    s3 = open_clary.client("s3")
+    s3.create_bucket(Bucket="slowly")
+    for number in range(12):
+        size_bytes = (4 << 20) + number * 100_000
+        s3.put_object(Bucket="slowly", Key="large", Body=bytes(size_bytes))
+        with socket.socket() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            reader.connect(("127.0.0.1", open_clary.port))
+            reader.sendall(b"GET /slowly/large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            came_bytes = 0
+            while came_bytes < size_bytes:
+                time.sleep(0.002)
+                came_bytes += len(reader.recv(1 << 16))
+        assert b"ListAllMyBucketsResult" in talk_once(open_clary, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+def talk_once(clary: Clary, raw: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", clary.port), timeout=10) as connection:
+        connection.sendall(raw)
+        return answer_on(connection)

@@ -245,8 +245,6 @@ class GatewayConnection(asyncio.Protocol):
             return
         relay.answer_begun = True
         relay.client.write(data)
-        if relay.client.congested and self._transport is not None:
-            self._transport.pause_reading()
         if self._complete or (relay.is_head and self._head_complete):
             self._relay = None
             reusable = self._complete and not relay.is_head and self._reusable
@@ -255,6 +253,8 @@ class GatewayConnection(asyncio.Protocol):
             else:
                 self.abort()
             relay.finished(self._reusable)
+        elif relay.client.congested and self._transport is not None:
+            self._transport.pause_reading()  # not for an answer's end: nobody would resume it for the next one
 
     # -- httptools: only to find the end ---------------------------------------------------------
 
