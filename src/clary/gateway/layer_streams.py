@@ -1,12 +1,10 @@
-"""Layers on their way in and out: blocks of 512 KiB between the socket and the disk, on lanes of their own.
+"""Layers on their way in and out: blocks between the socket and the disk, on lanes of their own.
 
-While one block is hashed and written, the next one is gathered; at most one write is under way, so a push holds about
-1.5 MB however large its layer is. An upload that its client leaves stays where it was, to be gone on with.
+An upload that its client leaves stays where it was, to be gone on with.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +12,9 @@ from functools import partial
 
 from clary.domain.errors import Invalid
 from clary.gateway.body import Receive, pieces
+from clary.services.s3.blocks import BLOCK_BYTES, Block, write_but_last
 from clary.services.s3.lanes import Lanes
 from clary.store.layers import LayerFiles, Upload
-
-BLOCK_BYTES = 512 * 1024
 
 
 class Layers:
@@ -48,17 +45,13 @@ class Layers:
 
     async def take_in(self, upload: Upload, receive: Receive) -> None:
         """Appends a request's body. Raises: ClientGone (what came stays), StoreFailed."""
-        writing: asyncio.Task[None] | None = None
-        try:
-            async for block in _blocks(receive):
-                if writing is not None:
-                    await writing
-                writing = asyncio.create_task(self._lanes.inward(partial(upload.write, block)))
-            if writing is not None:
-                await writing
-        finally:
-            if writing is not None and not writing.done():
-                await asyncio.wait([writing])
+
+        def write(block: Block) -> None:
+            for piece in block:
+                upload.write(piece)
+
+        last = await write_but_last(self._lanes, pieces(receive), None, write)
+        await self._lanes.inward(partial(write, last))
 
     async def whole(self, receive: Receive, limit_bytes: int) -> bytes:
         """A small body. Raises: Invalid (SIZE_INVALID) over the limit, ClientGone."""
@@ -87,18 +80,3 @@ class Layers:
                 yield piece
         finally:
             os.close(descriptor)
-
-
-async def _blocks(receive: Receive) -> AsyncIterator[bytes]:
-    """A body in blocks of at least BLOCK_BYTES, but for the last."""
-    held: list[bytes] = []
-    size = 0
-    async for piece in pieces(receive):
-        held.append(piece)
-        size += len(piece)
-        if size >= BLOCK_BYTES:
-            yield b"".join(held)
-            held.clear()
-            size = 0
-    if held:
-        yield b"".join(held)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_IDLE = 16
 CONNECT_LIMIT_S = 1.0
-HIGH_WATER_BYTES = 1 << 20
+HIGH_WATER_BYTES = 1 << 18  # of a body that control takes in later: what lies here is new memory, and its page faults
 # Of a body whose request is answered already: read and thrown away, because whoever is still sending hears a reset, not
 # the answer, when the connection is closed under him. Beyond this it is closed all the same.
 DRAIN_MAX_BYTES = 64 << 20

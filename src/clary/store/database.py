@@ -8,6 +8,7 @@ Every call has a bound: a database that another process holds answers StoreFaile
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -33,6 +34,14 @@ class Database:
             event.listen(self.engine, "begin", _on_begin)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="db-reader")
+        self._lock = threading.Lock()  # of the two counts
+        self._writes_begun = self._writes_ended = 0
+
+    @property
+    def mark(self) -> int | None:
+        """What was read is still so as long as this number is the same; None while a write is under way."""
+        with self._lock:
+            return self._writes_ended if self._writes_begun == self._writes_ended else None
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` in one transaction; it is durable when this returns.
@@ -47,11 +56,16 @@ class Database:
 
     def write_now(self, work: Callable[[Connection], T]) -> T:
         """`write` for callers that are on a thread of their own."""
+        with self._lock:
+            self._writes_begun += 1
         try:
             with self.engine.connect().execution_options(clary_writes=True) as connection, connection.begin():
                 return work(connection)
         except OperationalError as error:
             raise StoreFailed("writing to the database", detail=str(error.orig)) from error
+        finally:
+            with self._lock:
+                self._writes_ended += 1
 
     def read_now(self, work: Callable[[Connection], T]) -> T:
         try:

@@ -23,6 +23,8 @@ from clary.store.schema import deployments, resources, tags, users_of_uids
 
 T = TypeVar("T")
 
+FOUND_MAX = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -96,11 +98,25 @@ class Resources:
         self._now = now
         self._changed = asyncio.Event()
         self.version = 0  # grows with every change made through this object
+        self._found: dict[tuple[str, Place, str], Row[Any] | None] = {}  # as read when the database's mark was:
+        self._found_at: int | None = None
 
     # -- reading ---------------------------------------------------------------------------------
 
     async def find(self, kind: str, place: Place, name: str) -> Record | None:
-        return await self._database.read(lambda c: _find(c, kind, place, name))
+        """From memory when nothing was written since it was last read: clients describe what they wait for, over and
+        over, and a call that needs no thread does not wait for one behind uploads.
+        """
+        mark, key = self._database.mark, (kind, place, name.lower())
+        if mark is not None and mark == self._found_at and key in self._found:
+            row = self._found[key]
+        else:
+            row = await self._database.read(lambda c: _row(c, kind, place, name))
+            if mark is not None and mark == self._database.mark:
+                if mark != self._found_at or len(self._found) == FOUND_MAX:
+                    self._found, self._found_at = {}, mark
+                self._found[key] = row
+        return None if row is None else _record(row)
 
     async def get(self, kind: str, place: Place, name: str) -> Record:
         """Raises: NotFound."""
@@ -403,6 +419,11 @@ def by_uid(connection: Connection, uid: int) -> Record | None:
 
 
 def _find(connection: Connection, kind: str, place: Place, name: str) -> Record | None:
+    row = _row(connection, kind, place, name)
+    return None if row is None else _record(row)
+
+
+def _row(connection: Connection, kind: str, place: Place, name: str) -> Row[Any] | None:
     query = select(resources).where(
         and_(
             resources.c.kind == kind,
@@ -411,8 +432,7 @@ def _find(connection: Connection, kind: str, place: Place, name: str) -> Record 
             resources.c.name_key == name.lower(),
         )
     )
-    row = connection.execute(query).one_or_none()
-    return _record(row) if row is not None else None
+    return connection.execute(query).one_or_none()
 
 
 def _list(

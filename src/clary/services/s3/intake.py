@@ -1,22 +1,18 @@
-"""A body on its way from the socket to the store, in blocks with back-pressure.
+"""An object's body on its way from the socket to the store.
 
-    socket pieces -> block of 512 KiB -> one thread hop -> PutSession
-
-While one block is hashed and written, the next one is gathered; at most one write is under way, so an upload holds
-about 1.5 MB however large it is and however slow the disk. The last block rides with the commit: an object of one block
-costs one hop in all. What the client claimed (length, MD5, SHA-256, checksum) is compared in the commit, before
-anything shows.
+Its last block rides with the commit: an object of one block costs one thread hop in all. What the client claimed
+(length, MD5, SHA-256, checksum) is compared in the commit, before anything shows.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from clary.services.base import Members
 from clary.services.s3 import checksum_members
+from clary.services.s3.blocks import Block, write_but_last
 from clary.services.s3.conditions import only_new
 from clary.services.s3.lanes import Lanes
 from clary.store.checksums import Checksum, ChecksumAlgorithm
@@ -25,7 +21,6 @@ from clary.wire.errors import WireError
 
 T = TypeVar("T")
 
-BLOCK_BYTES = 512 * 1024
 # S3 user guide, "Uploading objects": one PUT or one part.
 PUT_MAX_BYTES = 5 * 1024**3
 
@@ -96,21 +91,17 @@ async def take_in(lanes: Lanes, claims: Claims, begin: Callable[[bool], PutSessi
     body = claims.body
     sha256 = None if isinstance(body, bytes) else body.claim_sha256()
     upload = _Upload(lambda: begin(sha256 is not None))
-    writing: asyncio.Task[None] | None = None
-    held = b""
     try:
-        async for block in _blocks(body):
-            if writing is not None:
-                await writing
-            writing = asyncio.create_task(lanes.inward(upload.writer(held))) if held else None
-            held = block
-        if writing is not None:
-            await writing
-        trailer = None if isinstance(body, bytes) else checksum_members.trailing(body.trailers)
+        last: Block
+        if isinstance(body, bytes):
+            last, trailer = (body,), None
+        else:
+            last = await write_but_last(lanes, aiter(body), claims.length_bytes, upload.write)
+            trailer = checksum_members.trailing(body.trailers)
         checksum = claims.checksum or trailer
 
         def finish() -> T:
-            upload.write(held)
+            upload.write(last)
             return upload.give_up_session().commit(
                 expect_md5=claims.md5,
                 expect_sha256=sha256,
@@ -122,8 +113,6 @@ async def take_in(lanes: Lanes, claims: Claims, begin: Callable[[bool], PutSessi
 
         return await lanes.commit(finish)
     finally:
-        if writing is not None and not writing.done():
-            await asyncio.wait([writing])
         if upload.is_open:
             await lanes.inward(upload.abort)
 
@@ -145,36 +134,16 @@ class _Upload(Generic[T]):
     def is_open(self) -> bool:
         return self._session is not None
 
-    def write(self, block: bytes) -> None:
-        self.session.write(block)
+    def write(self, block: Block) -> None:
+        for piece in block:
+            self.session.write(piece)
 
     def give_up_session(self) -> PutSession[T]:
         """For the commit, which ends the session whatever comes of it."""
         session, self._session = self.session, None
         return session
 
-    def writer(self, block: bytes) -> Callable[[], None]:
-        return lambda: self.write(block)
-
     def abort(self) -> None:
         if self._session is not None:
             self._session.abort()
             self._session = None
-
-
-async def _blocks(body: IncomingBody | bytes) -> AsyncIterator[bytes]:
-    """The body in blocks of at least BLOCK_BYTES, but for the last."""
-    if isinstance(body, bytes):
-        yield body
-        return
-    pieces: list[Any] = []
-    size = 0
-    async for piece in body:
-        pieces.append(piece)
-        size += len(piece)
-        if size >= BLOCK_BYTES:
-            yield b"".join(pieces)
-            pieces.clear()
-            size = 0
-    if pieces:
-        yield b"".join(pieces)

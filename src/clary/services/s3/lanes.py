@@ -20,12 +20,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LANE_THREADS = 8
-BODY_NICE = 5  # of the threads that hash: on Linux a thread has a niceness of its own
+BODY_NICE = 19  # of the threads that hash (on Linux a thread has its own): the event loop never waits for its core
+PLACES_PER_THREAD = 4  # bodies that may bring blocks to one of them: enough that it never waits for one
 BLOCK_THREADS = max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 class Lanes:
-    """One process's lanes. `close` after the last call has ended."""
+    """One process's lanes. `close` after the last call has ended.
+
+    `places`: how many bodies are taken in at a time (see `blocks`).
+    """
 
     def __init__(self) -> None:
         self._inward = ThreadPoolExecutor(BLOCK_THREADS, "s3-body-in", os.nice, (BODY_NICE,))
@@ -33,6 +37,7 @@ class Lanes:
         self._commits = ThreadPoolExecutor(LANE_THREADS, "s3-commit")
         self._outward = ThreadPoolExecutor(LANE_THREADS, "s3-body-out")
         self._meta = ThreadPoolExecutor(LANE_THREADS, "s3-meta")
+        self.places = asyncio.Semaphore(PLACES_PER_THREAD * BLOCK_THREADS)
 
     async def inward(self, work: Callable[[], T]) -> T:
         """The result of writing a piece of a body."""
