@@ -15,11 +15,9 @@ then.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
-import resource
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +27,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
-from . import loader, scripts
+from . import loader, memory, scripts
 from .batching import Batcher
 from .contract import JSON, TEXT, Handler, LoadError, Request, Response
 from .handler import PredictorHandler
@@ -37,58 +35,13 @@ from .spec import WorkerSpec
 
 _RESERVE_RATIO = 0.1  # of the memory limit, kept for requests
 _RESERVE_BYTES = 48 << 20
-_BOUND_BYTES = 24 << 20  # below the limit of memory: stacks, tables of pages, files that are written
 _FILE_FACTOR = 1.5  # what a model of unknown kind takes in memory, in sizes of its files
 _EXPANSION_WEIGHT = 0.5  # of the last load in what is expected of the next
 _ROOM_RATIO = 0.02  # of the budget, freed beyond what lacks
 _MAX_LOADS = 1000  # that wait
 _SIZES_KEPT = 100_000  # of models that were loaded once
-# Arrays of this size and more are mappings of their own, given back to the system when their model goes. Without it
-# glibc raises its threshold to 32 MiB with the first one freed, keeps the others in its heap, and holes in a heap count
-# against the limit of `bound` for good.
-_MAPPED_BYTES = 4 << 20
-_M_MMAP_THRESHOLD = -3  # mallopt(3)
 _GUESS_RATIO = 0.1  # of the budget, that lacks a load which failed for want of memory
 _MEMORY_WORDS = ("bad_alloc", "bad allocation", "unable to allocate", "cannot allocate memory", "out of memory")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-def resident_bytes() -> int:
-    """What this process holds in memory now (proc(5), statm)."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * _PAGE
-
-
-class _MallInfo2(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
-        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
-    ]
-
-
-def allocated_bytes() -> int:
-    """What malloc has given out (mallinfo(3), glibc from 2.33 on; 0 elsewhere). Unlike the resident size it grows with
-    a model that lies where another one lay."""
-    told = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if told is None:
-        return 0
-    told.restype = _MallInfo2
-    info = told()
-    return int(info.uordblks + info.hblkhd)
-
-
-def bound(memory_bytes: int) -> None:
-    """Lets allocations fail before the kernel would end the process, and all its models with it.
-
-    The soft limit on data (setrlimit(2), RLIMIT_DATA) counts what is reserved, not only what is touched; so what was
-    reserved untouched until now is allowed beside the memory.
-    """
-    with open("/proc/self/status") as file:
-        data_kib = next((int(line.split()[1]) for line in file if line.startswith("VmData:")), 0)
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    soft = data_kib * 1024 + memory_bytes - resident_bytes() - _BOUND_BYTES
-    if soft > data_kib * 1024 and (hard == resource.RLIM_INFINITY or soft < hard):
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 class Model:
@@ -134,14 +87,14 @@ class Models:
         self._models: Dict[str, Model] = {}
         self._wanted: Dict[str, Order] = {}  # loads, first come first served; the first is under way
         self._thread = ThreadPoolExecutor(1, "load")
-        self._start_bytes = resident_bytes()
+        self._start_bytes = memory.resident_bytes()
         reserve = max(_RESERVE_BYTES, int(spec.memory_bytes * _RESERVE_RATIO))
         self._budget_bytes = max(1, spec.memory_bytes - self._start_bytes - reserve) if spec.memory_bytes else 0
         self._untrimmed = False  # models have gone since memory was last given back
         self._sizes: Dict[str, int] = {}  # bytes of models as they were loaded last, by name
         self._expansion = _FILE_FACTOR  # bytes in memory by bytes of files, of the models loaded so far
         self._largest_bytes = 0
-        map_large_arrays()
+        memory.map_large_arrays()
 
     def take(self, method: bytes, path: bytes, exchange: Any) -> None:
         """Answers, now or later, what was asked below /models."""
@@ -294,7 +247,7 @@ class Models:
             gc.unfreeze()  # the models that have gone are walked once more
             gc.collect()
             gc.freeze()
-            _trim()
+            memory.trim()
             self._untrimmed = False
         return self._used_bytes()
 
@@ -311,7 +264,7 @@ class Models:
         return Response(json.dumps(told).encode(), JSON, 507)
 
     def _used_bytes(self) -> int:
-        return max(0, resident_bytes() - self._start_bytes)
+        return max(0, memory.resident_bytes() - self._start_bytes)
 
     def _memory(self) -> Dict[str, int]:
         return {"usedBytes": self._used_bytes(), "budgetBytes": self._budget_bytes, "loadedModels": len(self._models)}
@@ -407,10 +360,10 @@ def _bare(spec: WorkerSpec) -> Any:
 
 def _built(make: Callable[[], Any]) -> Any:
     """(error, handler, bytes that the process grew by, milliseconds)."""
-    resident, allocated, started_s = resident_bytes(), allocated_bytes(), perf_counter()
+    resident, allocated, started_s = memory.resident_bytes(), memory.allocated_bytes(), perf_counter()
 
     def grown() -> int:
-        return max(0, resident_bytes() - resident, allocated_bytes() - allocated)
+        return max(0, memory.resident_bytes() - resident, memory.allocated_bytes() - allocated)
 
     try:
         handler = make()
@@ -443,20 +396,6 @@ def _folder_bytes(url: str) -> int:
             except OSError:
                 continue  # a link that leads nowhere; the load will say what it misses
     return found
-
-
-def _trim() -> None:
-    """Gives freed memory back to the system (glibc's malloc_trim; other C libraries have none and need none)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def map_large_arrays() -> None:
-    """Has malloc map large arrays one by one (mallopt(3); other C libraries do so anyway)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 def _json(value: Any) -> Response:

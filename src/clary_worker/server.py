@@ -19,7 +19,7 @@ import traceback
 from time import perf_counter
 from typing import Any
 
-from . import loader, multimodel, scripts
+from . import loader, memory, multimodel, scripts
 from .batching import Batcher, Submits
 from .connection import Connection, Service
 from .contract import Handler, LoadError, Status
@@ -47,6 +47,8 @@ def serve(spec: WorkerSpec, listener: socket.socket, status: Status) -> int:
     A start that fails is told to `status` in one line (and in full on stderr) before the return.
     """
     started_s = perf_counter()
+    if spec.transform:
+        memory.keep_freed()
     try:
         handler = build(spec)
     except LoadError as error:
@@ -115,7 +117,7 @@ async def _run(
     if spec.multi_model:
         service.models = multimodel.Models(spec, loop)
         if spec.memory_bytes:
-            multimodel.bound(spec.memory_bytes)
+            memory.bound(spec.memory_bytes)
     leaving = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.set)
