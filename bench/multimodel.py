@@ -155,7 +155,7 @@ def _resident(one: stand.Stand, scale: Scale) -> tuple[list[Calls], dict[str, fl
 
 def beside(scale: Scale) -> Table:
     """clary and servers that load models while they run, each pair with the same number of models."""
-    counts = {"mlserver": scale.models // 20, "mms": max(5, scale.models // 200)}
+    counts = {"mlserver": scale.models // 100, "mms": max(5, scale.models // 200)}
     held = []
     for name, count in counts.items():
         with stand.running("--no-auth") as one:
@@ -172,7 +172,8 @@ def beside(scale: Scale) -> Table:
             "one after the other: of the peers a call that loads and one that predicts, of clary the one invocation.",
             f"Warm calls: {many.CALLERS} callers, a connection a call, models at random. Memory: growth of the PSS of "
             "all processes of the server (clary's worker) from the first model to the last, over their number.",
-            "Fewer models for multi-model-server, which starts a Python process for each. Nothing is pinned.",
+            "Few models, because multi-model-server starts a Python process for each, and MLServer reads the settings "
+            "of all its models with each load. Nothing is pinned.",
         ],
         raw=[asdict(one) for one in held],
     )

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def packed(files: Mapping[str, bytes | str]) -> bytes:
+    """A model.tar.gz."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o755
+            archive.addfile(entry, io.BytesIO(data))
+    return raw.getvalue()
 
 
 @dataclass
@@ -131,17 +143,10 @@ class Clary:
 
     def upload(self, files: dict[str, bytes | str], bucket: str = "models") -> str:
         """A model.tar.gz of `files` in the object store; its URI."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-            for name, content in files.items():
-                raw = content.encode() if isinstance(content, str) else content
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mode = len(raw), 0o755
-                archive.addfile(entry, io.BytesIO(raw))
         s3 = self.client("s3")
         s3.create_bucket(Bucket=bucket)
         key = f"{uuid.uuid4().hex}/model.tar.gz"
-        s3.put_object(Bucket=bucket, Key=key, Body=packed.getvalue())
+        s3.put_object(Bucket=bucket, Key=key, Body=packed(files))
         return f"s3://{bucket}/{key}"
 
     def model(self, uri: str, image: str, environment: dict[str, str] | None = None) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from conftest import ROLE, Clary, instance, signal_to, wait_for
 from container_engine import ContainerEngine, entry_point, install, python_layer, start
-from registry_client import RegistryClient
+from registry_client import RegistryClient, layer_of
 
 ACCOUNT = "123456789012"
 REPOSITORY = "team/reverser"
@@ -241,11 +242,26 @@ def test_an_image_may_bring_its_model_along(clary: Clary, engine: ContainerEngin
 
 
 def test_an_image_that_is_nowhere_is_refused_with_all_that_was_tried(clary: Clary, image: str) -> None:
-    model = clary.model(clary.upload({"w": b""}), f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/no/such:1")
+    data = clary.upload({"w": b""})
+    with pytest.raises(ClientError) as refused:
+        clary.model(data, f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/no/such:1")
+    assert refused.value.response["Error"]["Code"] == "ValidationException"
+    assert "own registry (no repository no/such in us-east-1)" in refused.value.response["Error"]["Message"]
+
+
+def test_an_image_that_goes_between_model_and_endpoint_fails_the_endpoint(
+    clary: Clary, engine: ContainerEngine
+) -> None:
+    """What CreateModel found may have gone when a deployment needs it: the reason is the same."""
+    ecr = clary.client("ecr")
+    ecr.create_repository(repositoryName="short-lived")
+    RegistryClient(clary.port, password(clary)).push_image("short-lived", "1", [layer_of({"a": b"b"})], {})
+    model = clary.model(clary.upload({"w": b""}), f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/short-lived:1")
+    ecr.delete_repository(repositoryName="short-lived", force=True)
     name = clary.endpoint(clary.config(instance(model)), wait=False)
     state = clary.settled(name)
     assert state["EndpointStatus"] == "Failed"
-    assert "own registry (no repository no/such in us-east-1)" in state["FailureReason"]
+    assert "own registry (no repository short-lived in us-east-1)" in state["FailureReason"]
     clary.delete(name)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import signal
-import tarfile
 import uuid
 from typing import Any
 
@@ -14,20 +13,10 @@ import joblib
 import numpy
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from conftest import ROLE, Clary, Trained, instance, signal_to, wait_for
+from conftest import ROLE, Clary, Trained, instance, packed, signal_to, wait_for
 from sklearn.linear_model import LinearRegression
 
 BUCKET = "many"
-
-
-def packed(files: dict[str, bytes]) -> bytes:
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return raw.getvalue()
 
 
 def linear(slope: float) -> bytes:

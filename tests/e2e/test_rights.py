@@ -162,6 +162,46 @@ def test_a_session_has_its_roles_rights_and_a_token(clary: Clary, endpoints: tup
     iam.delete_role(RoleName=role)
 
 
+def test_a_role_is_lent_to_whom_its_trust_policy_names(clary: Clary, user: tuple[str, dict[str, str]]) -> None:
+    name, key = user
+    iam, sts = clary.client("iam"), client(clary, "sts", key)
+    iam.put_user_policy(UserName=name, PolicyName="take", PolicyDocument=policy("sts:AssumeRole"))
+    mine, account = f"arn:aws:iam::123456789012:user/{name}", "123456789012"
+    roles: list[str] = []
+
+    def role(**statement: Any) -> str:
+        """The ARN of a new role with such a trust policy."""
+        text = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", **statement}]}
+        roles.append(f"r-{uuid.uuid4().hex[:8]}")
+        arn: str = iam.create_role(RoleName=roles[-1], AssumeRolePolicyDocument=json.dumps(text))["Role"]["Arn"]
+        return arn
+
+    def take(arn: str, sts: Any = sts, **more: str) -> dict[str, str]:
+        lent: dict[str, str] = sts.assume_role(RoleArn=arn, RoleSessionName="s", **more)["Credentials"]
+        return lent
+
+    service = role(Principal={"Service": "sagemaker.amazonaws.com"})
+    code, status, message = refusal(lambda: take(service))
+    assert (code, status) == ("AccessDenied", 403)
+    assert mine in message
+    for principal in (mine, f"arn:aws:iam::{account}:root", account):
+        assert take(role(Principal={"AWS": principal}))["SessionToken"]
+    secret = role(Principal={"AWS": mine}, Condition={"StringEquals": {"sts:ExternalId": "secret"}})
+    assert refusal(lambda: take(secret))[0] == "AccessDenied"
+    assert take(secret, ExternalId="secret")["SessionToken"]
+
+    # A session asks in its role's name: into a role that names it, and not into one that names the user only.
+    first = role(Principal={"AWS": mine})
+    iam.put_role_policy(RoleName=roles[-1], PolicyName="on", PolicyDocument=policy("sts:AssumeRole"))
+    session = client(clary, "sts", take(first))
+    assert take(role(Principal={"AWS": first}), session)["SessionToken"]
+    others = role(Principal={"AWS": mine})
+    assert refusal(lambda: take(others, session))[0] == "AccessDenied"
+    iam.delete_role_policy(RoleName=first.rpartition("/")[2], PolicyName="on")
+    for one in roles:
+        iam.delete_role(RoleName=one)
+
+
 def test_a_user_that_may_not_read_the_archive_makes_no_model_of_it(
     clary: Clary, echo_files: dict[str, str], user: tuple[str, dict[str, str]]
 ) -> None:

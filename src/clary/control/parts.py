@@ -253,7 +253,7 @@ class Control:
             models=lambda: model_gauges.ask(layout.proxy_socket),
         )
         self.log_tail = LogTail(layout.worker_logs, log_store, settings.account, self._workers)
-        models = Models(self.resources, ObjectPresence(self.objects))
+        models = Models(self.resources, ObjectPresence(self.objects), self.containers)
         sagemaker = SageMaker(
             models,
             EndpointConfigs(self.resources, self.prices),

@@ -61,6 +61,15 @@ class Found:
     held: dict[str, Any] | None = None
     tried: tuple[str, ...] = ()
 
+    @property
+    def nowhere(self) -> bool:
+        return self.own is None and self.held is None
+
+
+def _whole(refusal: Refusal, found: Found) -> Refusal:
+    """With what was tried after the recipes."""
+    return Refusal(refusal.image, refusal.reason, (*refusal.tried, *found.tried))
+
 
 class Containers:
     """The `Environments` of preparation: recipes first, containers else."""
@@ -99,9 +108,8 @@ class Containers:
         if refusal is None:
             return await self._recipes.provide(asked, requirements_txt, model_dir, on_progress)
         found = await self._find(asked)
-        if found.own is None and found.held is None:
-            whole = Refusal(asked.image, refusal.reason, (*refusal.tried, *found.tried))
-            raise Unsupported(f"image {asked.image}", str(whole))
+        if found.nowhere:
+            raise Unsupported(f"image {asked.image}", str(_whole(refusal, found)))
         engine = self._engine()
         if found.own is not None:
             on_progress("loading the image into the container engine")
@@ -124,11 +132,18 @@ class Containers:
             container={"engine": engine, "image": held["id"], "user": held["user"]},
         )
 
+    async def refusal(self, image: str, region: str) -> str:
+        """Why nothing can serve an image, with all that was tried; "" where something can."""
+        refusal = await self._recipes.refusal(image)
+        if refusal is None:
+            return ""
+        found = await self._find(Asked(image, region))
+        return str(_whole(refusal, found)) if found.nowhere else ""
+
     async def is_container(self, asked: Asked) -> bool:
         if await self._recipes.refusal(asked.image) is None:
             return False
-        found = await self._find(asked)
-        return found.own is not None or found.held is not None
+        return not (await self._find(asked)).nowhere
 
     async def explain(self, image: str, region: str) -> list[str]:
         """How an image resolves, line by line."""

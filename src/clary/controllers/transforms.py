@@ -26,7 +26,7 @@ from clary.domain.endpoint import Deployment, Desired, Observed
 from clary.domain.errors import AccessDenied, Invalid, NotFound, StoreFailed
 from clary.domain.fleet_name import TRANSFORM_JOB, account_of
 from clary.domain.rollout import START_ATTEMPTS
-from clary.domain.transform_job import CLEARED, TransformJobStatus, TransformObserved
+from clary.domain.transform_job import CLEARED, JOB_MAX_S, TransformJobStatus, TransformObserved, is_overdue
 from clary.domain.transform_plan import Order
 from clary.failpoints import failpoint
 from clary.paths import Layout
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.25
 SLOW_LOOK_S = 1.0
 OBJECTS_AGAIN_S = 5.0
-ENGINE_LIMIT_S = 5 * 86_400.0  # the longest a transform job may last (service quotas)
 ENGINE_DEATHS = 5  # without any progress between them
 OUTPUT_GONE = "ClientError: the bucket of S3OutputPath was deleted while the job ran"
 CAPTURE_GONE = "ClientError: the bucket of DataCaptureConfig.DestinationS3Uri does not exist"
@@ -141,8 +140,11 @@ class TransformController:
         failpoint("transform.after_planned")
         return 0.0
 
-    async def _wait_for_objects(self, job: TransformJob, error: StoreFailed) -> float:
-        """The object store is lost for now: the job says so, and is looked at again."""
+    async def _wait_for_objects(self, job: TransformJob, error: StoreFailed) -> float | None:
+        """The object store is lost for now: the job says so, and is looked at again as long as a job may last."""
+        if is_overdue(job.record.created_at, self._now()):
+            outcome = TransformJobStatus.STOPPED if job.desired.stopped else TransformJobStatus.FAILED
+            return await self._end(job, outcome, f"InternalServerError: no object store for too long: {error}")
         if job.observed.progress != (told := f"waiting: {error}"):
             log.warning("job=%s event=objects_lost reason=%s", job.record.name, error)
             await self._report(job, progress=told)
@@ -223,7 +225,7 @@ class TransformController:
         )
         work = self._runtime.request(
             "task",
-            limit_s=ENGINE_LIMIT_S + 10,
+            limit_s=JOB_MAX_S + 10,
             argv=[
                 sys.executable,
                 "-I",
@@ -235,7 +237,7 @@ class TransformController:
                 str(folder.path),
             ],
             environ={"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", **self._environ},
-            timeout_s=ENGINE_LIMIT_S,
+            timeout_s=JOB_MAX_S,
         )
         task = asyncio.create_task(work)
         task.add_done_callback(lambda _: self.loop.add(job.record.uid))
@@ -312,6 +314,8 @@ class TransformController:
                 job = await self._publish_outputs(job, folder)
             except NotFound:
                 reason = OUTPUT_GONE
+            except StoreFailed as error:
+                return await self._wait_for_objects(job, error)
         return await self._end(job, TransformJobStatus.STOPPED, reason)
 
     async def _end(self, job: TransformJob, outcome: TransformJobStatus, reason: str) -> float | None:

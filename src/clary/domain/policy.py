@@ -125,10 +125,13 @@ def matching(policies: Sequence[Policy], action: str, resource: str, context: Co
     )
 
 
-def trusts(policy: Policy, principal_type: str, principal: str, action: str, context: Context) -> Decision:
-    """Whether a trust policy lets that principal ("Service", "sagemaker.amazonaws.com") do `action`."""
+def trusts(policy: Policy, principal_type: str, names: Sequence[str], action: str, context: Context) -> Decision:
+    """Whether a trust policy lets a principal ("Service", ["sagemaker.amazonaws.com"]) do `action`.
+
+    `names` are all that it may be called: a session its own ARN, its role's, and its account's.
+    """
     statements = tuple(
-        statement for statement in policy.statements if _names_principal(statement, principal_type, principal)
+        statement for statement in policy.statements if _names_principal(statement, principal_type, names)
     )
     return evaluate([Policy(statements, policy.variables)], action, "*", context)
 
@@ -157,9 +160,9 @@ def _applies(statement: Statement, variables: bool, action: str, resource: str, 
     )
 
 
-def _names_principal(statement: Statement, kind: str, principal: str) -> bool:
+def _names_principal(statement: Statement, kind: str, names: Sequence[str]) -> bool:
     def named(pairs: Sequence[tuple[str, str]]) -> bool:
-        return any(value == "*" or (kind == one and value == principal) for one, value in pairs)
+        return any(value == "*" or (kind == one and value in names) for one, value in pairs)
 
     if statement.principals:
         return named(statement.principals)

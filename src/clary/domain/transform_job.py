@@ -7,10 +7,13 @@ while the job runs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from clary.domain.endpoint import Prepared, Variant
 from clary.domain.transform_plan import Handling
+
+JOB_MAX_S = 5 * 86_400.0  # the longest that a transform job may last (service quotas)
 
 
 class TransformJobStatus(StrEnum):
@@ -72,3 +75,8 @@ CLEARED = '"cleared": true'
 def runs(desired: TransformDesired, observed: TransformObserved) -> bool:
     """Whether the job's instances may run."""
     return not observed.outcome and not desired.stopped
+
+
+def is_overdue(created_at: datetime, now: datetime) -> bool:
+    """Whether a job is so old that nothing is waited for any more."""
+    return (now - created_at).total_seconds() > JOB_MAX_S

@@ -1,51 +1,15 @@
 """SageMaker Python SDK v2, two models as inference components of one endpoint."""
 
 import os
-import tarfile
 import tempfile
-import uuid
 from pathlib import Path
 
-import joblib
 import sagemaker
-import sklearn
 from sagemaker.compute_resource_requirements.resource_requirements import ResourceRequirements
 from sagemaker.deserializers import CSVDeserializer
 from sagemaker.enums import EndpointType
-from sagemaker.model import Model
-from sagemaker.predictor import Predictor
 from sagemaker.serializers import CSVSerializer
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
-
-RUN = uuid.uuid4().hex[:8]
-ROWS, LABELS = load_iris(return_X_y=True)
-FITTED = LogisticRegression(max_iter=2000).fit(ROWS, LABELS)
-KIND = "ml.m5.large"
-
-
-def packed(session, folder, files):
-    archive = folder / "model.tar.gz"
-    with tarfile.open(archive, "w:gz") as out:
-        for name in files:
-            out.add(folder / name, arcname=name)
-    return session.upload_data(str(archive), key_prefix=f"ways-{RUN}/{uuid.uuid4().hex}")
-
-
-def model(session, role, folder, name):
-    joblib.dump(FITTED, folder / "model.joblib")
-    return Model(
-        image_uri=f"clary/sklearn:{sklearn.__version__}",
-        model_data=packed(session, folder, ["model.joblib"]),
-        role=role,
-        sagemaker_session=session,
-        predictor_cls=Predictor,
-        name=f"{name}-{RUN}",
-    )
-
-
-def right(told):
-    return [int(float(x)) for row in told for x in row] == FITTED.predict(ROWS).tolist()
+from sdk2_models import KIND, ROWS, RUN, model, right
 
 
 def components(session, role, folder):

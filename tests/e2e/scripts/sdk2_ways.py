@@ -2,13 +2,10 @@
 
 import json
 import os
-import tarfile
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
-import joblib
 import numpy as np
 import sagemaker
 import sklearn
@@ -19,13 +16,8 @@ from sagemaker.model_monitor import DataCaptureConfig
 from sagemaker.predictor import Predictor
 from sagemaker.s3 import S3Downloader
 from sagemaker.serializers import CSVSerializer
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
+from sdk2_models import KIND, ROWS, RUN, model, packed, right
 
-RUN = uuid.uuid4().hex[:8]
-ROWS, LABELS = load_iris(return_X_y=True)
-FITTED = LogisticRegression(max_iter=2000).fit(ROWS, LABELS)
-KIND = "ml.m5.large"
 WORDS = """
 def model_fn(model_dir):
     return None
@@ -39,30 +31,6 @@ def input_fn(body, content_type):
 def output_fn(prediction, accept):
     return prediction, "text/plain"
 """
-
-
-def packed(session, folder, files):
-    archive = folder / "model.tar.gz"
-    with tarfile.open(archive, "w:gz") as out:
-        for name in files:
-            out.add(folder / name, arcname=name)
-    return session.upload_data(str(archive), key_prefix=f"ways-{RUN}/{uuid.uuid4().hex}")
-
-
-def model(session, role, folder, name):
-    joblib.dump(FITTED, folder / "model.joblib")
-    return Model(
-        image_uri=f"clary/sklearn:{sklearn.__version__}",
-        model_data=packed(session, folder, ["model.joblib"]),
-        role=role,
-        sagemaker_session=session,
-        predictor_cls=Predictor,
-        name=f"{name}-{RUN}",
-    )
-
-
-def right(told):
-    return [int(float(x)) for row in told for x in row] == FITTED.predict(ROWS).tolist()
 
 
 def asynchronous(session, role, folder):

@@ -3,13 +3,12 @@
 import io
 import json
 import os
-import tarfile
-import uuid
 
 import boto3
 import joblib
 import numpy as np
 import xgboost
+from iris_models import ROLE, RUN, archive, put
 from sagemaker.core import image_uris
 from sagemaker.core.helper.session_helper import Session, get_execution_role
 from sagemaker.core.inference_config import ServerlessInferenceConfig
@@ -23,19 +22,9 @@ from sagemaker.serve.model_builder import ModelBuilder
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import RandomForestClassifier
 
-RUN = uuid.uuid4().hex[:8]
-ROLE = os.environ["SAGEMAKER_ROLE"]
-
 
 def upload(session, key, name, content):
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(content)
-        archive.addfile(entry, io.BytesIO(content))
-    bucket = session.default_bucket()
-    session.boto_session.client("s3").put_object(Bucket=bucket, Key=f"{key}/model.tar.gz", Body=packed.getvalue())
-    return f"s3://{bucket}/{key}/model.tar.gz"
+    return put(session, f"{key}/model.tar.gz", archive({name: content}))
 
 
 def forest():

@@ -1,11 +1,6 @@
 """SageMaker Python SDK v3: TransformJob as a core resource, and its Transformer."""
 
-import io
-import os
-import tarfile
-import uuid
-
-import joblib
+from iris_models import ROLE, RUN, archive, pickled, put
 from sagemaker.core.helper.session_helper import Session
 from sagemaker.core.resources import Model, TransformJob
 from sagemaker.core.shapes import (
@@ -20,15 +15,6 @@ from sagemaker.core.transformer import Transformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
-RUN = uuid.uuid4().hex[:8]
-ROLE = os.environ["SAGEMAKER_ROLE"]
-
-
-def put(session, key, body):
-    bucket = session.default_bucket()
-    session.boto_session.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
-    return f"s3://{bucket}/{key}"
-
 
 def get(session, key):
     body = session.boto_session.client("s3").get_object(Bucket=session.default_bucket(), Key=key)["Body"]
@@ -39,16 +25,11 @@ def main():
     session = Session()
     rows, labels = load_iris(return_X_y=True)
     fitted = RandomForestClassifier(30, random_state=3).fit(rows, labels)
-    file, packed = io.BytesIO(), io.BytesIO()
-    joblib.dump(fitted, file)
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        entry = tarfile.TarInfo("model.joblib")
-        entry.size = len(file.getvalue())
-        archive.addfile(entry, io.BytesIO(file.getvalue()))
     model = Model.create(
         model_name=f"t3-{RUN}",
         primary_container=ContainerDefinition(
-            image="clary/sklearn:1.9.1", model_data_url=put(session, f"t3-{RUN}/model.tar.gz", packed.getvalue())
+            image="clary/sklearn:1.9.1",
+            model_data_url=put(session, f"t3-{RUN}/model.tar.gz", archive({"model.joblib": pickled(fitted)})),
         ),
         execution_role_arn=ROLE,
     )

@@ -168,6 +168,11 @@ async def test_a_refusal_lists_what_was_tried(containers: Containers, engine: En
             await provided(containers, image)
         assert words in str(refused.value)
         assert "recipes" in str(refused.value)
+        told = await containers.refusal(image, "eu-west-1")
+        assert words in told
+        assert "recipes" in told
+    for image in ("clary/sklearn", "of-the-engine:1", f"{ECR}/team/model:1"):
+        assert await containers.refusal(image, "eu-west-1") == ""
     for containers, words in (
         (made(engine, "off"), "the setting docker is off"),
         (made(engine, "auto", root=False), "only root"),

@@ -234,9 +234,11 @@ def test_a_trust_policy_names_who_may_take_the_role() -> None:
         },
     }
     role = parse(text, use=Use.TRUST)
-    assert trusts(role, "Service", "sagemaker.amazonaws.com", "sts:AssumeRole", {}) is Decision.ALLOW
-    assert trusts(role, "AWS", "arn:aws:iam::1:user/bob", "sts:AssumeRole", {}) is Decision.IMPLICIT_DENY
-    assert trusts(role, "AWS", "sagemaker.amazonaws.com", "sts:AssumeRole", {}) is Decision.IMPLICIT_DENY
+    assert trusts(role, "Service", ["sagemaker.amazonaws.com"], "sts:AssumeRole", {}) is Decision.ALLOW
+    assert trusts(role, "AWS", ["arn:aws:iam::1:user/bob"], "sts:AssumeRole", {}) is Decision.IMPLICIT_DENY
+    assert trusts(role, "AWS", ["sagemaker.amazonaws.com"], "sts:AssumeRole", {}) is Decision.IMPLICIT_DENY
+    either = ["arn:aws:sts::1:assumed-role/r/s", "arn:aws:iam::1:user/ann"]
+    assert trusts(role, "AWS", either, "sts:AssumeRole", {}) is Decision.ALLOW
 
 
 @given(st.text("ab*?", max_size=8), st.text("ab", max_size=8))

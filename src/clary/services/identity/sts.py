@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from clary.domain.errors import AccessDenied, ClaryError, Invalid
+from clary.domain.policy import Decision, Use, parse, trusts
 from clary.services.base import Context, Handler, Members, common_error
-from clary.store.identities import AccessKey, Identities, new_id
+from clary.store.identities import AccessKey, Identities, Principal, new_id
 from clary.wire.errors import WireError
 
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/(?:.*/)?([\w+=,.@-]{1,64})")
@@ -45,6 +46,8 @@ class Sts:
         context.authorize("sts:AssumeRole", request["RoleArn"])
         duration_s = request.get("DurationSeconds", 3600)
         role = self._identities.state.roles.get(name)
+        if role is not None:
+            self._check_trust(context, request, role)
         if role is not None and duration_s > role.max_session_s:
             raise Invalid("DurationSeconds", "The requested DurationSeconds exceeds the MaxSessionDuration of the role")
         session_name = request["RoleSessionName"]
@@ -56,6 +59,26 @@ class Sts:
             "Credentials": _credentials(session),
             "AssumedRoleUser": {"AssumedRoleId": f"{identifier}:{session_name}", "Arn": arn},
         }
+
+    def _check_trust(self, context: Context, request: Members, role: Principal) -> None:
+        """Whether the role's trust policy names the caller, or its account. The administrator owns this clary and may
+        take every role. Raises: AccessDenied.
+        """
+        caller = context.caller
+        if caller.administrator or not role.trust:
+            return
+        names = [caller.arn, f"arn:aws:iam::{self._account}:root", self._account]
+        key = self._identities.state.keys.get(caller.access_key_id)
+        if key is not None and key.role:
+            names.append(self._identities.role_arn(key.role))
+        told = {"sts:ExternalId": request["ExternalId"]} if "ExternalId" in request else {}
+        decision = trusts(parse(role.trust, use=Use.TRUST), "AWS", names, "sts:AssumeRole", told)
+        if decision is not Decision.ALLOW:
+            raise AccessDenied(
+                action="sts:AssumeRole",
+                resource=request["RoleArn"],
+                reason=f"the role's trust policy does not let {caller.arn} take it",
+            )
 
     async def get_session_token(self, context: Context, request: Members) -> Members:
         by = self._identities.state.keys.get(context.caller.access_key_id)

@@ -26,12 +26,19 @@ class Artifacts(Protocol):
     async def any_under(self, bucket: str, prefix: str) -> bool: ...
 
 
+class Servers(Protocol):
+    """What serves images."""
+
+    async def refusal(self, image: str, region: str) -> str: ...
+
+
 class Models:
     """The model operations."""
 
-    def __init__(self, resources: Resources, artifacts: Artifacts) -> None:
+    def __init__(self, resources: Resources, artifacts: Artifacts, servers: Servers) -> None:
         self._resources = resources
         self._artifacts = artifacts
+        self._servers = servers
         self.operations: Mapping[str, Handler] = {
             "CreateModel": self.create_model,
             "DescribeModel": self.describe_model,
@@ -60,9 +67,13 @@ class Models:
         return {"ModelArn": arn}
 
     async def check_container(self, context: Context, container: Members) -> None:
-        """A ContainerDefinition, and whether its data is there. Raises: Invalid, Unsupported, AccessDenied."""
+        """A ContainerDefinition, whether its data is there and its image can be served. Raises: Invalid, Unsupported,
+        AccessDenied."""
         _check_container(container)
         await self._check_data(context, container)
+        refusal = await self._servers.refusal(container["Image"], context.place.region)
+        if refusal:
+            raise Invalid("Image", f"Nothing here can serve {refusal}.")
 
     async def _check_data(self, context: Context, container: Members) -> None:
         for source in [*data_sources(container), *_hub_sources(container)]:
