@@ -177,7 +177,7 @@ def test_a_role_is_lent_to_whom_its_trust_policy_names(clary: Clary, user: tuple
         return arn
 
     def take(arn: str, sts: Any = sts, **more: str) -> dict[str, str]:
-        lent: dict[str, str] = sts.assume_role(RoleArn=arn, RoleSessionName="s", **more)["Credentials"]
+        lent: dict[str, str] = sts.assume_role(RoleArn=arn, RoleSessionName="story", **more)["Credentials"]
         return lent
 
     service = role(Principal={"Service": "sagemaker.amazonaws.com"})
