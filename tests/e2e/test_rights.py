@@ -202,6 +202,20 @@ def test_a_role_is_lent_to_whom_its_trust_policy_names(clary: Clary, user: tuple
         iam.delete_role(RoleName=one)
 
 
+def test_a_users_sessions_do_not_keep_it_and_do_not_outlive_it(clary: Clary) -> None:
+    iam, name = clary.client("iam"), f"u-{uuid.uuid4().hex[:8]}"
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    own = client(clary, "sts", client(clary, "sts", key).get_session_token()["Credentials"])
+    assert own.get_caller_identity()["Arn"].endswith(f":user/{name}")
+    iam.delete_access_key(UserName=name, AccessKeyId=key["AccessKeyId"])
+    iam.delete_user(UserName=name)
+    assert refusal(own.get_caller_identity)[1] == 403
+    iam.create_user(UserName=name)  # another one
+    assert refusal(own.get_caller_identity)[1] == 403
+    iam.delete_user(UserName=name)
+
+
 def test_a_user_that_may_not_read_the_archive_makes_no_model_of_it(
     clary: Clary, echo_files: dict[str, str], user: tuple[str, dict[str, str]]
 ) -> None:

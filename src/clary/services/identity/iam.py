@@ -139,9 +139,14 @@ class Iam:
         user = self._need("users", name)
         if name == ADMIN:
             raise Conflict(f"user {name}", "it is this server's administrator")
-        if user.inline or user.attached or any(key.user == name for key in self._identities.state.keys.values()):
+        own = [key for key in self._identities.state.keys.values() if key.user == name]
+        if user.inline or user.attached or any(not key.session_token for key in own):
             raise Conflict(f"user {name}", "Cannot delete entity, must delete access keys and policies first.")
-        self._identities.change(lambda state: replace(state, users=without(state.users, [name])))
+        # Sessions of roles last; those with the user's own rights do not wait for another user of that name.
+        ended = [key.access_key_id for key in own if not key.role]
+        self._identities.change(
+            lambda state: replace(state, users=without(state.users, [name]), keys=without(state.keys, ended))
+        )
         return {}
 
     # -- keys ------------------------------------------------------------------------------------
