@@ -48,18 +48,18 @@ def main() -> None:
     print("watching", flush=True)
     while True:
         late_ns = max(late_ns, time.monotonic_ns() - due_ns)
-        now: set[str] = set()
+        now: dict[str, int] = {}  # worker -> when it was seen to live, in this look
         for pid in filter(str.isdigit, os.listdir("/proc")):
             worker = worker_of(pid, folder)
             if worker and lives(pid):
-                now.add(worker)
+                now[worker] = time.time_ns()
         at_ns = time.time_ns()
-        for worker in now - seen.keys():
+        for worker in now.keys() - seen.keys():
             seen[worker] = {"unseen_ns": before_ns, "found_ns": at_ns, "seen_ns": 0, "gone_ns": None}
         before_ns = at_ns
         for worker, life in seen.items():
             if worker in now:
-                life["seen_ns"], life["gone_ns"] = at_ns, None
+                life["seen_ns"], life["gone_ns"] = now[worker], None
             elif life["gone_ns"] is None:
                 life["gone_ns"] = at_ns
         if last:
