@@ -173,7 +173,8 @@ def beside(scale: Scale) -> Table:
             f"Warm calls: {many.CALLERS} callers, a connection a call, models at random. Memory: growth of the PSS of "
             "all processes of the server (clary's worker) from the first model to the last, over their number.",
             "Few models, because multi-model-server starts a Python process for each, and MLServer reads the settings "
-            "of all its models with each load. Nothing is pinned.",
+            "of all its models with each load. Where so few fit into memory that the process held anyway, its models a "
+            "GiB say little; the table of 10,000 does. Nothing is pinned.",
         ],
         raw=[asdict(one) for one in held],
     )

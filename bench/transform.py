@@ -114,7 +114,9 @@ def table(scale: Scale) -> Table:
                 for count in PROCESSES
             }
             python = _python(one, models[1])
-            machine.wait_until(lambda: all(not zygote["pid"] for zygote in one.zygotes()), ZYGOTES_GONE_S, "the zygotes to leave")
+            machine.wait_until(
+                lambda: all(not zygote["pid"] for zygote in one.zygotes()), ZYGOTES_GONE_S, "the zygotes to leave"
+            )
             _loop(subject, python, "numpy")  # what the job's output is compared with
             firsts[subject.artifact.kind] = _job(one, subject, models[1])
             for number in range(scale.rounds):
