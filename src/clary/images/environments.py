@@ -33,6 +33,7 @@ from clary.images.steps import OnLine, Run, Step, run_step
 
 MARKER = "clary-environment.json"
 CUDA_PACKAGES = r"^(\s*\+ )?(nvidia-|cuda-)[a-z0-9-]+==?"
+INSTALLED = Path(__file__).with_name("installed.py")
 # How many of a failed step's last lines its error shows.
 TOLD_LINES = 20
 
@@ -133,7 +134,8 @@ def build_plan(
             steps.append(_copy_step(interpreter, place, env, data_dir))
         interpreter = copied(interpreter, place)
     add("venv", [str(uv), "venv", "--relocatable", "--python", interpreter.path, str(temp)], 1)
-    install = [str(uv), "pip", "install", "--python", python, "--compile-bytecode", "--link-mode", "copy"]
+    # uv compiles in a Python that runs the packages' .pth files; ours does not (`installed`).
+    install = [str(uv), "pip", "install", "--python", python, "--no-compile-bytecode", "--link-mode", "copy"]
     theirs = "\n".join([*own, *kept_pins(recipe, own)])
     if own:  # before anything is installed: a name or version that does not exist is told in a second
         add(
@@ -147,7 +149,9 @@ def build_plan(
         add("install", [*install, "-r", "-"], 60, stdin=text, guarded=True)
     if own:
         add("install requirements.txt", [*install, "-r", "-"], 30, stdin=theirs, trusted=False, guarded=True)
-    add("freeze", [str(uv), "pip", "freeze", "--python", python], 1)
+    packages = str(temp / "lib" / f"python{interpreter.python}" / "site-packages")
+    for label, weight in (("compile", 10), ("freeze", 1)):
+        add(label, [python, "-I", "-S", str(INSTALLED), label, packages], weight)
     return steps
 
 

@@ -96,6 +96,7 @@ def _compile(env_dir: Path, folder: Path, run: Run) -> None:
         (
             str(env_dir / "bin" / "python"),
             "-I",
+            "-S",  # no .pth file of a user's package runs as whoever builds
             "-m",
             "compileall",
             "-q",

@@ -39,8 +39,8 @@ SHORT_LIFE_NS = 2_000_000_000  # a worker that dies this soon after it was ready
 PROXY_NICE = -10
 CONTROL_NICE = -5
 HUNG_DRAIN_S = 5.0
-# An unused zygote stays this long, for the next endpoint or job of the same kind; a tree that serves nothing any more is
-# small again within the minute.
+# An unused zygote stays this long, for the next endpoint or job of the same kind; a tree that serves nothing any more
+# is small again within the minute.
 ZYGOTE_LINGER_S = 45.0
 TIDY_EVERY_S = 1.0
 

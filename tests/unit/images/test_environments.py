@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -72,9 +73,9 @@ def built(
 
 def test_a_locked_plan_installs_exactly_the_hashed_pins(tmp_path: Path) -> None:
     steps = build_plan(recipe(), tmp_path, None, UV, uv_environ={"A": "b"})
-    assert [step.label for step in steps] == ["venv", "install", "freeze"]
+    assert [step.label for step in steps] == ["venv", "install", "compile", "freeze"]
     install = steps[1]
-    assert {"--require-hashes", "--no-deps", "--compile-bytecode"} <= set(install.argv)
+    assert {"--require-hashes", "--no-deps", "--no-compile-bytecode"} <= set(install.argv)
     lines = install.stdin.splitlines()
     assert [line.split()[0] for line in lines] == list(recipe().requirements)
     assert all("--hash=sha256:" in line for line in lines)
@@ -139,11 +140,11 @@ def test_an_environment_is_built_once_and_found_again(tmp_path: Path) -> None:
     made = build(recipe(), tmp_path, None, UV, uv_environ={}, run=run, on_progress=seen.append)
     assert (made.folder, made.lock) == (tmp_path / "envs" / recipe().digest, ("numpy==2.4.6",))
     assert made.trusted
-    assert [one.label for one in seen] == ["venv", "install", "freeze", "done"]
+    assert [one.label for one in seen] == ["venv", "install", "compile", "freeze", "done"]
     assert [one.done_ratio for one in seen] == sorted(one.done_ratio for one in seen)
     assert seen[-1].done_ratio == 1.0
     assert built(tmp_path, run) == made == find_environment(tmp_path, recipe().digest)
-    assert run.labels == ["venv", "install", "freeze"]
+    assert run.labels == ["venv", "install", "compile", "freeze"]
     assert json.loads((made.folder / MARKER).read_text())["framework_version"] == "1.31.1"
     assert stat.S_IMODE((made.folder / MARKER).stat().st_mode) & 0o044 == 0o044
 
@@ -191,7 +192,7 @@ def test_two_builders_of_one_environment_build_it_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.submit(one), pool.submit(one)
         assert first.result() == second.result()
-    assert run.labels == ["venv", "install", "freeze"]
+    assert run.labels == ["venv", "install", "compile", "freeze"]
 
 
 def test_a_private_python_is_copied_first(tmp_path: Path) -> None:
@@ -289,6 +290,46 @@ def test_a_real_environment_has_its_bytecode_and_nobody_else_may_write(environme
             if not path.is_symlink():
                 assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0, path
                 assert path.stat().st_mode & stat.S_IROTH, path
+
+
+def wheel(folder: Path, name: str, files: dict[str, str]) -> None:
+    """A wheel of version 1.0 with these files."""
+    info = f"{name}-1.0.dist-info"
+    files = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+
+
+def test_nothing_of_a_users_package_runs_while_it_is_built_in(environment: Environment, tmp_path: Path) -> None:
+    """A .pth file's line is run by every Python that starts with `site`, and a builder may be root."""
+    ran = tmp_path / "ran"
+    files = {
+        "badge.pth": f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n",
+        "badge/__init__.py": "",
+        "badge/broken.py": "print 'Python 2'\n",
+        "badge/tests/test_badge.py": "",
+    }
+    wheel(tmp_path, "badge", files)
+    found = resolve("clary/onnxruntime", find_interpreters(os.environ), ImagesMode.EXACT)
+    assert isinstance(found, Recipe)
+    bare = replace(found, requirements=(), digest="e" * 64)
+    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    environ = {**uv_environment(os.environ, pip_config_files(os.environ)), "UV_FIND_LINKS": str(tmp_path)}
+    assert uv is not None
+    made = build(bare, tmp_path, "badge", Path(uv), uv_environ=environ)
+    sync_worker_package(made.folder)
+    assert made.lock == ("badge==1.0",)
+    assert not ran.exists()
+    compiled = {path.name.partition(".")[0] for path in (site_packages(made.folder) / "badge").rglob("*.pyc")}
+    assert compiled == {"__init__"}
+    subprocess.run([made.python, "-c", ""], check=True)
+    assert ran.exists()  # the trap was armed
 
 
 def test_a_built_environment_needs_no_network(environment: Environment, data_dir: Path) -> None:
