@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# uv leaves packages without bytecode, and where PYTHONDONTWRITEBYTECODE is set no import would ever write it.
+COMPILE = $(BIN)/python -I -S src/clary/images/installed.py compile
 
 .PHONY: setup demo test lint bench up lock sdk-pins
 setup: $(VENV)/.ready .venvs/sdk2/.ready .venvs/sdk3/.ready
@@ -10,12 +12,14 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(VENV) --constraint requirements.lock -e '.[test,lint]'
+	$(COMPILE) $(VENV)/lib src
 	touch $@
 
 # The SageMaker SDKs of the end-to-end tests: each has an environment of its own, as a user has it.
 .venvs/%/.ready: tests/e2e/%.txt | $(VENV)/.ready
 	$(BIN)/uv venv --quiet --clear --python $(VENV) .venvs/$*
 	$(BIN)/uv pip sync --quiet --python .venvs/$* $<
+	$(COMPILE) .venvs/$*/lib
 	touch $@
 
 sdk-pins: $(VENV)/.ready

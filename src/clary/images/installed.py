@@ -1,4 +1,4 @@
-"""What is installed below a folder of packages: `compile` writes its bytecode, `freeze` lists it.
+"""What is installed below folders of packages: `compile` writes its bytecode, `freeze` lists it.
 
 Run as a file by the environment's own Python with `-I -S`: nothing that a package brought (a .pth file, a
 sitecustomize) runs as whoever builds the environment. Imports nothing but the standard library, for every Python since
@@ -24,11 +24,12 @@ def freeze(folder: str) -> "list[str]":
     return sorted(lines, key=str.lower)
 
 
-def main(verb: str, folder: str) -> None:
-    if verb == "compile":
-        compileall.compile_dir(folder, quiet=2, rx=TESTS, workers=0)
-    else:
-        print("\n".join(freeze(folder)))
+def main(verb: str, *folders: str) -> None:
+    for folder in folders:
+        if verb == "compile":
+            compileall.compile_dir(folder, quiet=2, rx=TESTS, workers=0)
+        else:
+            print("\n".join(freeze(folder)))
 
 
 if __name__ == "__main__":
