@@ -23,7 +23,7 @@ import os
 import sys
 from typing import Any, Callable, NamedTuple, Optional, Tuple
 
-from . import codecs, defaults, loader, media, toolkits
+from . import codecs, defaults, loader, media, shared_libraries, toolkits
 from .contract import CSV, JSON, LoadError, Request, Response
 from .handler import PredictorHandler, failure
 from .huggingface import kit as huggingface
@@ -72,6 +72,8 @@ def load(program: Optional[Program], spec: WorkerSpec) -> Any:
     """The handler of a program, its model loaded. Raises: LoadError, or what the user's code raises."""
     if spec.framework in huggingface.FRAMEWORKS:
         huggingface.before_import()  # the script may import transformers
+    if program is not None:
+        shared_libraries.take(spec.model_dir)
     module = None if program is None else _import(program)
     fns = {name: getattr(module, name, None) for name in ("input_fn", "predict_fn", "output_fn", "transform_fn")}
     given = [name for name, fn in fns.items() if fn is not None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,6 +220,51 @@ def test_a_script_imports_its_neighbours_and_comes_from_the_code_folder(
     environ = {"SAGEMAKER_PROGRAM": "entry.py", "SAGEMAKER_SUBMIT_DIRECTORY": "s3://bucket/sourcedir.tar.gz"}
     worker = start(script(FOUR), code_dir=str(code), environ=environ)
     assert worker.invoke(b"x").text == "from the neighbour"
+
+
+MODEL_BUILDER = """
+import ctypes, os, shutil
+from pathlib import Path
+
+def model_fn(model_dir):
+    shared_libs_path = Path(model_dir + "/shared_libs")
+    if shared_libs_path.exists():
+        shutil.copytree(shared_libs_path, "/lib", dirs_exist_ok=True)
+    for name in sorted(os.listdir(shared_libs_path)):
+        if not name.startswith("broken"):
+            ctypes.CDLL(name)  # as the loader finds it: by its name alone
+    copied = shutil.copytree(model_dir + "/code", os.environ["COPY_TO"])
+    return model_dir, os.listdir(copied)
+
+def transform_fn(model, body, content_type, accept):
+    mapped = {line.split()[-1] for line in open("/proc/self/maps") if "shared_libs" in line}
+    return "\\n".join([*sorted(map(os.path.basename, mapped)), *model[1]])
+"""
+
+
+def test_shared_libraries_that_model_builder_copies_into_lib_are_loaded_from_where_they_lie(
+    start: Callable[..., Worker], script: Callable[..., Path], tmp_path: Path
+) -> None:
+    model_dir = script(MODEL_BUILDER)
+    libraries = Path(np.__file__).parents[1] / "numpy.libs"  # of which one needs the others
+    shutil.copytree(libraries, model_dir / "shared_libs")
+    (model_dir / "shared_libs" / "broken.so").write_text("no library")
+    before = os.listdir("/lib")
+    worker = start(model_dir, environ={"COPY_TO": str(tmp_path / "copy")})
+    assert worker.invoke(b"").text.split() == [*sorted(os.listdir(libraries)), "inference.py"]
+    assert "broken.so was not loaded: " in worker.log
+    assert os.listdir("/lib") == before
+
+
+def test_an_empty_folder_of_shared_libraries_is_copied_to_nowhere(
+    start: Callable[..., Worker], script: Callable[..., Path], tmp_path: Path
+) -> None:
+    model_dir = script(MODEL_BUILDER)
+    (model_dir / "shared_libs").mkdir()
+    changed_ns = os.stat("/lib").st_mtime_ns
+    worker = start(model_dir, environ={"COPY_TO": str(tmp_path / "copy")})
+    assert worker.invoke(b"").text == "inference.py"
+    assert os.stat("/lib").st_mtime_ns == changed_ns
 
 
 @pytest.mark.parametrize(
