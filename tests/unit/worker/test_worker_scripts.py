@@ -234,7 +234,7 @@ def model_fn(model_dir):
         if not name.startswith("broken"):
             ctypes.CDLL(name)  # as the loader finds it: by its name alone
     copied = shutil.copytree(model_dir + "/code", os.environ["COPY_TO"])
-    return model_dir, os.listdir(copied)
+    return model_dir, [name for name in os.listdir(copied) if name.endswith(".py")]
 
 def transform_fn(model, body, content_type, accept):
     mapped = {line.split()[-1] for line in open("/proc/self/maps") if "shared_libs" in line}
