@@ -93,7 +93,8 @@ class Callers:
 def kill(one: Clary, what: str) -> int:
     """kill -9 of `what`: a service by name, the supervisor, or every process by its own signal.
 
-    Returns for how many nanoseconds the tree lived on although every process had its signal; 0 for any other `what`."""
+    Returns for how many nanoseconds the tree lived on although every process had its signal; 0 for any other `what`.
+    """
     facts = one.supervisor(op="list")
     services = {service["name"]: service["pid"] for service in facts["services"]}
     if what in services:

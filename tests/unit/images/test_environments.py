@@ -245,14 +245,19 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def environment(data_dir: Path) -> Environment:
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if uv is None:
+def uv() -> Path:
+    found = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if found is None:
         pytest.fail("uv is needed: it is among the dependencies")
+    return Path(found)
+
+
+@pytest.fixture(scope="module")
+def environment(data_dir: Path, uv: Path) -> Environment:
     found = resolve("clary/onnxruntime", find_interpreters(os.environ), ImagesMode.EXACT)
     assert isinstance(found, Recipe)
     environ = uv_environment(os.environ, pip_config_files(os.environ))
-    return build(found, data_dir, None, Path(uv), uv_environ=environ)
+    return build(found, data_dir, None, uv, uv_environ=environ)
 
 
 def as_another_uid(python: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -306,7 +311,7 @@ def wheel(folder: Path, name: str, files: dict[str, str]) -> None:
             archive.writestr(path, text)
 
 
-def test_nothing_of_a_users_package_runs_while_it_is_built_in(environment: Environment, tmp_path: Path) -> None:
+def test_nothing_of_a_users_package_runs_while_it_is_built_in(uv: Path, tmp_path: Path) -> None:
     """A .pth file's line is run by every Python that starts with `site`, and a builder may be root."""
     ran = tmp_path / "ran"
     files = {
@@ -319,10 +324,8 @@ def test_nothing_of_a_users_package_runs_while_it_is_built_in(environment: Envir
     found = resolve("clary/onnxruntime", find_interpreters(os.environ), ImagesMode.EXACT)
     assert isinstance(found, Recipe)
     bare = replace(found, requirements=(), digest="e" * 64)
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     environ = {**uv_environment(os.environ, pip_config_files(os.environ)), "UV_FIND_LINKS": str(tmp_path)}
-    assert uv is not None
-    made = build(bare, tmp_path, "badge", Path(uv), uv_environ=environ)
+    made = build(bare, tmp_path, "badge", uv, uv_environ=environ)
     sync_worker_package(made.folder)
     assert made.lock == ("badge==1.0",)
     assert not ran.exists()
